@@ -1,0 +1,100 @@
+"""Everything that can go wrong, as one tree.
+
+LTX2Error
+├── InvalidRequest          a field of the request is wrong
+│   ├── UnsupportedMedia    the bytes are not what the field takes
+│   ├── MediaTooLarge       more bytes than allowed
+│   ├── ImageTooLarge       more pixels than allowed
+│   ├── AudioTooLong        more seconds than allowed
+│   ├── BodyTooLarge        the whole request is too large
+│   └── UrlNotAllowed       a URL where none may be followed
+├── NotFound                no such path or object
+├── QueueFull               too many requests are waiting
+├── Canceled                the caller withdrew the request
+├── NotReady                the model could not be loaded
+├── OutOfMemory             the model ran out of memory for this request
+├── StorageFull             the disk has no room for inputs or outputs
+└── Internal                a bug of ours
+
+Codes are part of the public contract; HTTP statuses belong to the dialects.
+"""
+
+from typing import ClassVar
+
+
+class LTX2Error(Exception):
+    """An error a caller may see.
+
+    Args:
+        message: one sentence saying what is wrong. Never a traceback, a path or a payload.
+        field: the request field at fault, by the name the caller used.
+        hint: what the caller can do about it.
+    """
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.hint = hint
+
+    def __str__(self) -> str:
+        named = f"{self.field}: {self.message}" if self.field else self.message
+        return f"{named} ({self.hint})" if self.hint else named
+
+
+class InvalidRequest(LTX2Error):
+    code = "invalid_request"
+
+
+class UnsupportedMedia(InvalidRequest):
+    code = "unsupported_media"
+
+
+class MediaTooLarge(InvalidRequest):
+    code = "media_too_large"
+
+
+class ImageTooLarge(InvalidRequest):
+    code = "image_too_large"
+
+
+class AudioTooLong(InvalidRequest):
+    code = "audio_too_long"
+
+
+class BodyTooLarge(InvalidRequest):
+    code = "body_too_large"
+
+
+class UrlNotAllowed(InvalidRequest):
+    code = "url_not_allowed"
+
+
+class NotFound(LTX2Error):
+    code = "not_found"
+
+
+class QueueFull(LTX2Error):
+    code = "queue_full"
+
+
+class Canceled(LTX2Error):
+    code = "canceled"
+
+
+class NotReady(LTX2Error):
+    code = "not_ready"
+
+
+class OutOfMemory(LTX2Error):
+    code = "out_of_memory"
+
+
+class StorageFull(LTX2Error):
+    code = "storage_full"
+
+
+class Internal(LTX2Error):
+    code = "internal"

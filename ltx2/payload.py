@@ -1,0 +1,162 @@
+"""The native request and response, spoken by ``POST /generate`` and by the RunPod worker alike."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from ltx2.engine import Clip
+from ltx2.errors import InvalidRequest
+from ltx2.request import (
+    AudioTrack,
+    Crf,
+    Fps,
+    FrameIndex,
+    GenerationRequest,
+    Guidance,
+    Keyframe,
+    NegativePrompt,
+    NumFrames,
+    Output,
+    Prompt,
+    Scale,
+    Seconds,
+    Seed,
+    Size,
+    Steps,
+    Strength,
+    Strict,
+)
+
+Media = Annotated[str, Field(min_length=1)]
+Sources = Mapping[str, str | bytes]
+"""Where the bytes of each named media come from: a data URL, base64, or the bytes themselves."""
+
+_DEFAULT = GenerationRequest(prompt="-")
+
+
+class KeyframeBody(Strict):
+    """An image for any frame of the clip."""
+
+    image: Media = Field(description="data URL or base64 of a PNG, JPEG or WebP")
+    frame: FrameIndex = Field(description='frame index from 0, or "first", or "last"')
+    strength: Strength = Field(1.0, description="how strictly the frame shows it")
+
+
+class GenerateBody(Strict):
+    """The body of ``POST /generate`` and the ``input`` of a RunPod job."""
+
+    prompt: Prompt = Field(description="what is seen and heard")
+    negative_prompt: NegativePrompt | None = Field(None, description="what to avoid; needs guidance")
+    width: Size = Field(_DEFAULT.width, description="pixels, even")
+    height: Size = Field(_DEFAULT.height, description="pixels, even")
+    num_frames: NumFrames = Field(_DEFAULT.num_frames, description="length in frames")
+    fps: Fps = Field(_DEFAULT.fps, description="frames a second")
+    guidance_scale: Scale | None = Field(None, description="picture towards the prompt; 1 turns all CFG off")
+    guidance: Guidance = Field(Guidance(), description="each guidance of each stream")
+    num_inference_steps: Steps | None = Field(None, description="denoising steps")
+    seed: Seed | None = Field(None, description="the same seed makes the same clip; random when absent")
+    image_start: Media | None = Field(None, description="first frame: data URL or base64")
+    image_end: Media | None = Field(None, description="last frame: data URL or base64")
+    image_strength: Strength = Field(1.0, description="how strictly the start and end frames show their images")
+    image_end_strength: Strength | None = Field(None, description="the same for the end image alone")
+    keyframes: list[KeyframeBody] = Field([], max_length=32, description="images for other frames")
+    include_audio: bool = Field(True, description="whether the MP4 has sound")
+    audio: Media | None = Field(None, description="sound to follow: data URL or base64")
+    audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
+    audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
+    crf: Crf | None = Field(None, description="x264 quality: 0 lossless … 51 worst")
+
+
+def parse(data: object) -> tuple[GenerationRequest, Sources]:
+    """Check a JSON object and turn it into a request and the sources of its media.
+
+    Raises:
+        InvalidRequest: naming the first wrong field; the message never repeats the input.
+    """
+    try:
+        body = GenerateBody.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_input=False)[0]) from None
+    return to_request(body)
+
+
+def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
+    """The request a checked body stands for, and the sources of the media it names."""
+    sources: dict[str, str | bytes] = {}
+    keyframes = []
+    end_strength = body.image_strength if body.image_end_strength is None else body.image_end_strength
+    if body.image_start is not None:
+        sources["image_start"] = body.image_start
+        keyframes.append(Keyframe(image="image_start", frame="first", strength=body.image_strength))
+    for number, keyframe in enumerate(body.keyframes):
+        name = f"keyframes[{number}].image"
+        sources[name] = keyframe.image
+        keyframes.append(Keyframe(image=name, frame=keyframe.frame, strength=keyframe.strength))
+    if body.image_end is not None:
+        sources["image_end"] = body.image_end
+        keyframes.append(Keyframe(image="image_end", frame="last", strength=end_strength))
+    if body.audio is not None:
+        sources["audio"] = body.audio
+    request = GenerationRequest(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        width=body.width,
+        height=body.height,
+        num_frames=body.num_frames,
+        fps=body.fps,
+        guidance=_guidance(body),
+        num_inference_steps=body.num_inference_steps,
+        seed=body.seed,
+        keyframes=tuple(keyframes),
+        audio=None
+        if body.audio is None
+        else AudioTrack(source="audio", strength=body.audio_strength, start=body.audio_start),
+        include_audio=body.include_audio,
+        output=Output(crf=body.crf),
+    )
+    return request, sources
+
+
+def _guidance(body: GenerateBody) -> Guidance:
+    if body.guidance_scale is None:
+        return body.guidance
+    if body.guidance.video_cfg is not None:
+        raise InvalidRequest("guidance_scale says the same; send only one of them", field="guidance.video_cfg")
+    wanted = {"video_cfg": body.guidance_scale}
+    if body.guidance_scale == 1 and body.guidance.audio_cfg is None:
+        wanted["audio_cfg"] = 1.0
+    return body.guidance.model_copy(update=wanted)
+
+
+def view(request: GenerationRequest, clip: Clip) -> dict[str, Any]:
+    """Everything of the response but ``video``, in the words of the API."""
+    images = {keyframe.image for keyframe in request.keyframes}
+    return {
+        "duration_seconds": round(clip.duration_seconds, 3),
+        "resolution": f"{clip.width}x{clip.height}",
+        "fps": int(request.fps) if request.fps == int(request.fps) else request.fps,
+        "seed": clip.seed,
+        "generation_time_seconds": round(sum(clip.seconds.values()), 3),
+        "has_audio": clip.audio_sample_rate is not None,
+        "has_image_start": "image_start" in images,
+        "has_image_end": "image_end" in images,
+        "mode": request.mode,
+        "num_frames": clip.num_frames,
+        "num_inference_steps": clip.steps,
+        "audio_sample_rate": clip.audio_sample_rate,
+        "model": clip.model,
+        "warnings": list(clip.warnings),
+        "phase_seconds": {phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
+    }
+
+
+def invalid(first: Mapping[str, Any]) -> InvalidRequest:
+    """The error a caller sees for one entry of pydantic's ``errors()``, without the value that was sent."""
+    path = ""
+    for part in first["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    message = {"string_pattern_mismatch": "must not be empty or contain NUL", "extra_forbidden": "unknown field"}.get(
+        first["type"], first["msg"]
+    )
+    return InvalidRequest(message, field=path or None)

@@ -1,0 +1,165 @@
+"""The one request every dialect is turned into: checked, frozen, without payloads.
+
+Images and sounds are *named* here; their bytes travel beside the request, in a mapping from name to
+bytes. The name is the one the caller used for the field, so that an error can point at it.
+"""
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from ltx2.errors import InvalidRequest
+from ltx2.geometry import Grid, exact_fps, make_grid
+from ltx2.settings import Settings
+
+
+def _check_frame_index(value: object) -> object:
+    if value in ("first", "last") or (type(value) is int and 0 <= value <= 100_000):
+        return value
+    raise PydanticCustomError("frame_index", 'Input should be a frame index from 0, or "first", or "last"')
+
+
+# One place for the bounds of each field; dialects use the same types. What depends on the machine
+# (pixels, frames, steps, prompt length) is a setting, see GenerationRequest.check_limits.
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+NegativePrompt = Annotated[str, StringConstraints(max_length=100_000, pattern=r"^[^\x00]*$")]
+Size = Annotated[int, Field(ge=64, le=8192, multiple_of=2)]
+NumFrames = Annotated[int, Field(ge=1, le=100_000)]
+Fps = Annotated[float, Field(ge=1, le=120)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Scale = Annotated[float, Field(ge=0, le=100)]
+FrameIndex = Annotated[int | Literal["first", "last"], BeforeValidator(_check_frame_index)]
+Crf = Annotated[int, Field(ge=0, le=51)]
+
+Mode = Literal["T2V", "T2V+Audio", "I2V", "I2V(first+last)", "I2V(last)", "A2V", "A2V+I2V"]
+
+
+class Strict(BaseModel):
+    """A frozen model that converts nothing: no bool for int, no NaN, no unknown field."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Guidance(Strict):
+    """Guidance of both streams; what is None keeps the checkpoint's recipe."""
+
+    video_cfg: Scale | None = Field(None, description="picture towards the prompt; 1 is off")
+    audio_cfg: Scale | None = Field(None, description="sound towards the prompt; 1 is off")
+    video_stg: Scale | None = Field(None, description="spatio-temporal guidance of the picture; 0 is off")
+    audio_stg: Scale | None = Field(None, description="spatio-temporal guidance of the sound; 0 is off")
+    video_modality: Scale | None = Field(None, description="picture towards the sound; 1 is off")
+    audio_modality: Scale | None = Field(None, description="sound towards the picture; 1 is off")
+    video_rescale: Strength | None = Field(None, description="restored contrast of the picture; 0 is off")
+    audio_rescale: Strength | None = Field(None, description="restored contrast of the sound; 0 is off")
+
+
+class Keyframe(Strict):
+    """An image the clip shows at one frame."""
+
+    image: str = Field(description="the name of its bytes")
+    frame: FrameIndex = Field(description="index of the pixel frame, or first, or last")
+    strength: Strength = 1.0
+
+    def index(self, num_frames: int) -> int:
+        """The pixel frame this image belongs on, of a clip of ``num_frames`` frames."""
+        if self.frame == "first":
+            return 0
+        return num_frames - 1 if self.frame == "last" else self.frame
+
+
+class AudioTrack(Strict):
+    """A sound the clip follows."""
+
+    source: str = Field(description="the name of its bytes")
+    strength: Strength = 1.0
+    start: Seconds = Field(0.0, description="where in the sound the clip begins, in seconds")
+
+
+class Output(Strict):
+    """How the clip is written."""
+
+    crf: Crf | None = Field(None, description="x264 quality; None takes the server's setting")
+
+
+class GenerationRequest(Strict):
+    """A clip to be made. None means: as the checkpoint's recipe has it."""
+
+    prompt: Prompt
+    negative_prompt: NegativePrompt | None = None
+    width: Size = 288
+    height: Size = 512
+    num_frames: NumFrames = 49
+    fps: Fps = 25.0
+    guidance: Guidance = Guidance()
+    num_inference_steps: Steps | None = None
+    seed: Seed | None = None
+    keyframes: tuple[Keyframe, ...] = ()
+    audio: AudioTrack | None = None
+    include_audio: bool = True
+    output: Output = Output()
+
+    @property
+    def exact_fps(self) -> Fraction:
+        """The frame rate as the exact fraction it stands for."""
+        return exact_fps(self.fps)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid the clip is generated on, and the cut to what was asked."""
+        return make_grid(self.width, self.height, self.num_frames, self.exact_fps)
+
+    @property
+    def driving_audio(self) -> AudioTrack | None:
+        """The sound to follow; none when its strength is 0."""
+        return self.audio if self.audio and self.audio.strength > 0 else None
+
+    @property
+    def mode(self) -> Mode:
+        """What kind of generation the given inputs make it."""
+        frames = {keyframe.index(self.num_frames) for keyframe in self.keyframes}
+        if self.driving_audio:
+            return "A2V+I2V" if frames else "A2V"
+        if not frames:
+            return "T2V+Audio" if self.include_audio else "T2V"
+        last = self.num_frames - 1
+        if last in frames and last > 0:
+            return "I2V(first+last)" if 0 in frames else "I2V(last)"
+        return "I2V"
+
+    def check_limits(self, settings: Settings) -> None:
+        """Check what needs more than one field, or the limits of this machine.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        if self.width * self.height > settings.max_pixels:
+            raise InvalidRequest(
+                f"{self.width}x{self.height} is {self.width * self.height} pixels, more than the "
+                f"{settings.max_pixels} allowed here",
+                field="width" if self.width >= self.height else "height",
+                hint="ask for a smaller picture, or raise LTX2_MAX_PIXELS",
+            )
+        for field, value, limit in (
+            ("num_frames", self.num_frames, settings.max_num_frames),
+            ("num_inference_steps", self.num_inference_steps or 0, settings.max_steps),
+            ("prompt", len(self.prompt), settings.max_prompt_chars),
+            ("negative_prompt", len(self.negative_prompt or ""), settings.max_prompt_chars),
+        ):
+            if value > limit:
+                what = "characters are" if field.endswith("prompt") else "is"
+                raise InvalidRequest(f"{value} {what} more than the {limit} allowed here", field=field)
+        taken: set[int] = set()
+        for keyframe in self.keyframes:
+            index = keyframe.index(self.num_frames)
+            if index >= self.num_frames:
+                raise InvalidRequest(
+                    f"frame {index} is beyond the last one of this clip, {self.num_frames - 1}", field=keyframe.image
+                )
+            if index in taken:
+                raise InvalidRequest(f"another image is already on frame {index}", field=keyframe.image)
+            taken.add(index)

@@ -1,0 +1,64 @@
+"""The settings of one process: the only reader of the environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ltx2.errors import InvalidRequest
+
+
+class Settings(BaseSettings):
+    """Every ``LTX2_…`` environment variable, checked once and frozen.
+
+    The name of a variable is ``LTX2_`` and the field's name in capitals.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LTX2_", frozen=True, extra="ignore")
+
+    model: str = Field("tiny", min_length=1, description="tiny, tiny-dev, tiny-2.3, tiny-2.5, or a diffusers folder")
+    models_dir: Path = Field(Path("/runpod-volume"), description="where a model given by name is looked for")
+    recipe: Literal["auto", "dev", "distilled"] = Field("auto", description="auto takes it from the model's name")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto is bf16 on a GPU, fp32 on a CPU")
+    data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
+
+    queue_limit: PositiveInt = Field(100, description="requests waiting at most; one more is refused")
+    max_body_mb: PositiveFloat = Field(64, description="size of a request body, in MiB")
+    max_prompt_chars: PositiveInt = Field(10_000, description="length of a prompt, in characters")
+    max_pixels: PositiveInt = Field(1920 * 1088, description="width times height of the video")
+    max_num_frames: PositiveInt = Field(1441, description="frames of the video")
+    max_steps: PositiveInt = Field(100, description="denoising steps")
+    max_image_megapixels: PositiveFloat = Field(50, description="size of an input image, in millions of pixels")
+    max_audio_seconds: PositiveFloat = Field(600, description="length of an input sound")
+
+    video_crf: Annotated[int, Field(ge=0, le=51)] = Field(18, description="x264 quality: 0 is lossless, 51 is worst")
+    video_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
+        "veryfast", description="x264 speed: slower makes smaller files"
+    )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The body limit in bytes."""
+        return int(self.max_body_mb * 2**20)
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Where finished files are written."""
+        return self.data_dir / "outputs"
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        InvalidRequest: a variable has a value that cannot be used; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "LTX2_" + str(first["loc"][0]).upper()
+        raise InvalidRequest(f"the environment variable {name} is wrong: {first['msg']}", field=name) from None
