@@ -1,9 +1,8 @@
 """What each checkpoint wants: steps, sigmas, guidance, image compression, sampler.
 
-The figures are those of the official LTX-2 release 1.2.0. Pure data and arithmetic: no torch here.
+The figures are those of the official LTX-2 release 1.2.0. Pure data.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,10 +68,6 @@ class Recipe:
     """x264 CRF of the round trip a conditioning image goes through: the model was trained on such stills."""
     sampler: Sampler
 
-    def sigmas(self, steps: int) -> tuple[float, ...]:
-        """The ``steps + 1`` noise levels of a schedule, from 1 down to 0."""
-        return distilled_sigmas(steps) if self.kind == "distilled" else dev_sigmas(steps)
-
 
 def _dev(generation: Generation, steps: int, block: int, crf: int) -> Recipe:
     return Recipe(
@@ -104,26 +99,8 @@ def recipe_for(generation: Generation, kind: Kind) -> Recipe:
     return (_DEV if kind == "dev" else _DISTILLED)[generation]
 
 
-def dev_sigmas(steps: int) -> tuple[float, ...]:
-    """The shifted schedule of the dev checkpoints, stretched so that the last step starts at 0.1."""
-    if steps == 1:
-        return (1.0, 0.0)  # there is nothing to stretch between one noise level and itself
-    shift = math.exp(DEV_SHIFT)
-    linear = [1 + (1 / steps - 1) * i / (steps - 1) for i in range(steps)]
-    shifted = [shift / (shift + 1 / s - 1) for s in linear]
-    stretch = (1 - shifted[-1]) / (1 - DEV_TERMINAL)
-    return (*(1 - (1 - s) / stretch for s in shifted), 0.0)
-
-
-def distilled_sigmas(steps: int) -> tuple[float, ...]:
-    """The distilled schedule, interpolated linearly over the step index when ``steps`` is not 8."""
-    last = len(DISTILLED_SIGMAS) - 1
-    if steps == last:
-        return DISTILLED_SIGMAS
-    sigmas = []
-    for step in range(steps + 1):
-        position = step * last / steps
-        left = min(int(position), last - 1)
-        low, high = DISTILLED_SIGMAS[left], DISTILLED_SIGMAS[left + 1]
-        sigmas.append(low + (high - low) * (position - left))
-    return tuple(sigmas)
+def fit_recipe(recipe: Recipe, num_layers: int) -> Recipe:
+    """A recipe for a transformer of this depth: a miniature has no block 29 to perturb."""
+    if all(block < num_layers for block in recipe.stg_blocks):
+        return recipe
+    return replace(recipe, stg_blocks=(num_layers // 2,))

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
+    runpod_jobs_url: str | None = Field(
+        None, validation_alias="RUNPOD_WEBHOOK_GET_JOB", description="set by RunPod where jobs come from its queue"
+    )
+
     queue_limit: PositiveInt = Field(100, description="requests waiting at most; one more is refused")
     max_body_mb: PositiveFloat = Field(64, description="size of a request body, in MiB")
     max_prompt_chars: PositiveInt = Field(10_000, description="length of a prompt, in characters")

@@ -1,0 +1,94 @@
+"""The RunPod serverless worker, and on a laptop: ``python handler.py --test_input '{"input": {…}}'``."""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from typing import Any
+
+import pybase64
+import runpod
+
+from ltx2.engine import OnProgress, Progress
+from ltx2.errors import InvalidRequest, LTX2Error
+from ltx2.model.local import LocalEngine
+from ltx2.payload import parse, view
+from ltx2.settings import Settings, load_settings
+from ltx2.studio.studio import Studio
+from ltx2.terminal import TerminalProgress
+
+SECONDS_BETWEEN_UPDATES = 1.5
+LAST_PHASES = ("decoding", "muxing")
+"""No update is sent this near to the result: RunPod's client gives no order, and it might arrive after it."""
+
+
+class JobProgress:
+    """Progress as RunPod's status shows it: at most one update every ``SECONDS_BETWEEN_UPDATES``."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._job = job
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.phase not in LAST_PHASES and now - self._last >= SECONDS_BETWEEN_UPDATES:
+            self._last = now
+            runpod.serverless.progress_update(
+                self._job, {"phase": progress.phase, "step": progress.step, "steps": progress.steps}
+            )
+
+    @staticmethod
+    def finish() -> None:
+        """Wait until RunPod's client has sent what it was given; each update is a thread of its own."""
+        for thread in threading.enumerate():
+            if thread.name.endswith("(_thread_target)"):
+                thread.join(timeout=10)
+
+
+class Worker:
+    """Answers jobs with the fields of ``POST /generate``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.studio = Studio(settings, LocalEngine(settings))
+
+    async def handler(self, job: dict[str, Any]) -> dict[str, Any]:
+        """A job's result: the response of ``POST /generate``, or ``error``, ``error_code`` and ``field``."""
+        try:
+            if self.settings.runpod_jobs_url is None:
+                with TerminalProgress() as bar:
+                    return await self._generate(job, bar)
+            updates = JobProgress(job)
+            try:
+                return await self._generate(job, updates)
+            finally:
+                await asyncio.to_thread(updates.finish)
+        except LTX2Error as error:
+            answer = {"error": str(error), "error_code": error.code}
+            return answer | ({"field": error.field} if error.field else {})
+
+    async def _generate(self, job: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
+        request, sources = parse(job.get("input"))
+        request, clip = await self.studio.run(request, sources, progress)
+        video = await asyncio.to_thread(clip.path.read_bytes)
+        clip.path.unlink()
+        return {"video": "data:video/mp4;base64," + pybase64.b64encode(video).decode()} | view(request, clip)
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+    except InvalidRequest as error:
+        print(error.message, file=sys.stderr)  # noqa: T201
+        return 2
+    # importing runpod has set up the root logger already
+    logging.getLogger("ltx2").setLevel(settings.log_level)
+    worker = Worker(settings)
+    worker.studio.load()
+    runpod.serverless.start({"handler": worker.handler})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

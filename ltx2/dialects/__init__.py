@@ -1,0 +1,1 @@
+"""The HTTP dialects: one file each, all speaking to one studio."""

@@ -1,0 +1,141 @@
+"""What all dialects share: statuses, request ids, the limit on bodies, callers who leave."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ltx2.errors import BodyTooLarge, InvalidRequest, LTX2Error, NotFound
+
+T = TypeVar("T")
+
+STATUS: Mapping[str, int] = {
+    "invalid_request": 422,
+    "unsupported_media": 422,
+    "media_too_large": 422,
+    "image_too_large": 422,
+    "audio_too_long": 422,
+    "url_not_allowed": 422,
+    "body_too_large": 413,
+    "not_found": 404,
+    "canceled": 409,
+    "queue_full": 429,
+    "internal": 500,
+    "not_ready": 503,
+    "out_of_memory": 503,
+    "storage_full": 507,
+}
+"""The HTTP status of each error code. Some dialects deviate, and say so in their own file."""
+
+RETRY_SECONDS = 10
+"""What a caller is told to wait when the queue is full."""
+
+
+def json_response(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON in ASCII, so that nothing a caller sent can fail to be encoded."""
+    body = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Response(body, status, headers, media_type="application/json")
+
+
+def error_headers(error: LTX2Error) -> dict[str, str]:
+    """The headers that go with an error in any dialect."""
+    return {"Retry-After": str(RETRY_SECONDS)} if error.code == "queue_full" else {}
+
+
+def from_http(error: HTTPException) -> LTX2Error:
+    """The error behind a status that the framework raised: an unknown path, a wrong method, a bad body."""
+    if error.status_code == 404:
+        return NotFound("there is nothing at this path", hint="GET /docs lists all paths")
+    if error.status_code == 413:
+        return BodyTooLarge(str(error.detail))
+    if error.status_code == 405:
+        return InvalidRequest("this path does not answer that method", hint="GET /docs lists all paths")
+    return InvalidRequest("the body could not be read as JSON")
+
+
+def request_id(request: Request) -> str:
+    """The id of a request, as its log lines and its answer have it."""
+    return str(request.scope["state"]["request_id"])
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Await the work, but cancel it when the caller disconnects.
+
+    Args:
+        request: its body must have been read.
+        work: what to do. It has ended, in whatever way, when this returns.
+
+    Returns:
+        What the work returned; None when the caller has gone.
+    """
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        watch.cancel()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, LTX2Error):
+            await task
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class RequestIds:
+    """ASGI middleware: gives every request an id and returns it as ``X-Request-Id``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identity = "req_" + secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = identity
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = identity
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """ASGI middleware: refuses a body over the limit, by its announced length or while it streams in."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit or (announced.isdecimal() and int(announced) > self.limit):
+                # the one exception that FastAPI lets through while it reads a body
+                raise HTTPException(413, f"the body is larger than the {self.limit} bytes allowed here")
+            return message
+
+        await self.app(scope, receive_limited, send)

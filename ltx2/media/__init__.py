@@ -1,0 +1,1 @@
+"""Bytes to arrays and back: what callers send, and what they get."""

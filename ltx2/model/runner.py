@@ -1,0 +1,111 @@
+"""A loaded model that turns checked requests into files."""
+
+import gc
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ltx2.engine import Cancelled
+from ltx2.errors import OutOfMemory
+from ltx2.media.audio import Waveform
+from ltx2.media.video import write_mp4
+from ltx2.model.checkpoint import load_components
+from ltx2.model.decode import to_uint8_chunks
+from ltx2.model.pipeline import Inputs, Report, generate
+from ltx2.model.placement import budget_bytes
+from ltx2.model.prompts import is_cut
+from ltx2.plan import make_plan
+from ltx2.request import GenerationRequest
+from ltx2.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of a clip only after it was made."""
+
+    steps: int
+    seed: int
+    audio_sample_rate: int | None
+    warnings: tuple[str, ...]
+
+
+class Runner:
+    """Loads ``LTX2_MODEL`` and holds it.
+
+    Raises:
+        NotReady: it cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.components = load_components(settings)
+        self.name = self.components.name
+        self.resident_bytes = self.components.resident_bytes
+        self.budget_bytes = budget_bytes(self.components.device)
+
+    def run(
+        self,
+        request: GenerationRequest,
+        images: Mapping[str, NDArray[np.uint8]],
+        sound: Waveform | None,
+        target: Path,
+        report: Report,
+        cancelled: Cancelled,
+    ) -> Made:
+        """Make the clip of a request and write it to ``target``, whose folder exists.
+
+        Raises:
+            Canceled: ``cancelled()`` answered True; nothing was written.
+            OutOfMemory: what was held has been freed again.
+        """
+        try:
+            return self._run(request, Inputs(images, sound), target, report, cancelled)
+        except (torch.OutOfMemoryError, MemoryError):
+            log.warning("out of memory at %dx%d, %d frames", request.width, request.height, request.num_frames)
+        # not in the except block: only now have the frames gone that hold on to tensors
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"the model ran out of memory at {request.width}x{request.height} with {request.num_frames} frames",
+            hint="ask for fewer frames or a smaller picture",
+        )
+
+    def _run(
+        self, request: GenerationRequest, inputs: Inputs, target: Path, report: Report, cancelled: Cancelled
+    ) -> Made:
+        plan = make_plan(request, self.components.recipe)
+        result = generate(self.components, request, plan, inputs, report, cancelled)
+        report("muxing", 0, 0)
+        write_mp4(
+            target,
+            to_uint8_chunks(result.pictures),
+            width=request.width,
+            height=request.height,
+            fps=request.exact_fps,
+            num_frames=request.num_frames,
+            audio=result.sound,
+            crf=self.settings.video_crf if request.output.crf is None else request.output.crf,
+            preset=self.settings.video_preset,
+            cancelled=cancelled,
+        )
+        rate = None if result.sound is None else result.sound.sample_rate
+        return Made(plan.steps, request.seed or 0, rate, (*self._warnings(request), *plan.warnings))
+
+    def _warnings(self, request: GenerationRequest) -> list[str]:
+        found = []
+        if self.components.is_random:
+            found.append(
+                f"The model {self.name!r} is a random miniature: its pictures and sounds mean nothing. "
+                "Set LTX2_MODEL to a real LTX-2, see README.md."
+            )
+        if is_cut(self.components, request.prompt):
+            found.append("The prompt is longer than the model reads; its end was ignored.")
+        return found

@@ -1,0 +1,193 @@
+"""The embedded models: LTX-2 in miniature, with random weights, built on the spot.
+
+Every class and every ratio is that of the real model (32 pixels and 8 frames per latent cell, 128 latent
+channels, 25 audio latents a second, 24 or 48 kHz sound), so that all code paths and all sizes are true.
+Only the widths are small. The pictures and sounds mean nothing.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from ltx2.model.components import Components, Module
+from ltx2.recipes import Generation, Kind, fit_recipe, recipe_for
+
+TINY_MODELS: dict[str, tuple[Generation, Kind]] = {
+    "tiny": ("2.0", "distilled"),
+    "tiny-dev": ("2.0", "dev"),
+    "tiny-2.3": ("2.3", "distilled"),
+    "tiny-2.5": ("2.5", "distilled"),
+}
+
+WEIGHT_SEED = 2
+TEXT_DIM = 32
+TEXT_LAYERS = 2
+TEXT_TOKENS = 1024
+"""Prompt tokens, padding included, as in the real model."""
+LAYERS = 3
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<boi>", "<eoi>")
+
+
+def build_tiny(name: str, device: torch.device, dtype: torch.dtype) -> Components:
+    """Build one of ``TINY_MODELS``. The weights are the same on every machine."""
+    generation, kind = TINY_MODELS[name]
+    recipe = fit_recipe(recipe_for(generation, kind), LAYERS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(WEIGHT_SEED)
+        modules: dict[str, Module] = {
+            "text_encoder": _text_encoder(generation),
+            "connectors": _connectors(generation),
+            "transformer": _transformer(generation),
+            "vae": _vae(),
+            "audio_vae": AutoencoderKLLTX2Audio(ch_mult=(1, 1, 1), num_res_blocks=1),
+            "vocoder": _vocoder(generation),
+        }
+    for part, module in modules.items():
+        module.eval().requires_grad_(requires_grad=False)
+        module.to(device=device, dtype=torch.float32 if part == "vocoder" else dtype)
+    return Components(name=name, recipe=recipe, tokenizer=_tokenizer(), device=device, is_random=True, **modules)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE without merges: one token a byte, after Gemma's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=TEXT_TOKENS,
+    )
+
+
+def _text_encoder(generation: Generation) -> Module:
+    text = {
+        "vocab_size": len(SPECIAL_TOKENS) + 256,
+        "hidden_size": TEXT_DIM,
+        "intermediate_size": 64,
+        "num_hidden_layers": TEXT_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "max_position_embeddings": TEXT_TOKENS,
+    }
+    if generation == "2.5":
+        vision = {"mm_embed_dim": 16, "mm_posemb_size": 4, "patch_size": 4, "pooling_kernel_size": 1}
+        return Gemma4UnifiedForConditionalGeneration(
+            Gemma4UnifiedConfig(
+                text_config=text | {"per_layer_config": {}},
+                vision_config=vision,
+                audio_config={"audio_embed_dim": 16},
+                **dict.fromkeys(("audio_token_id", "boa_token_id", "eoa_token_index", "video_token_id"), 3),
+                image_token_id=4,
+                boi_token_id=5,
+                eoi_token_id=6,
+            )
+        )
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text | {"query_pre_attn_scalar": 16},
+            vision_config=vision,
+            mm_tokens_per_image=4,
+            image_token_index=4,
+            boi_token_index=5,
+            eoi_token_index=6,
+        )
+    )
+
+
+def _connectors(generation: Generation) -> Module:
+    heads: dict[str, Any] = {
+        "video_connector_num_attention_heads": 2,
+        "audio_connector_num_attention_heads": 2,
+        "video_connector_attention_head_dim": 16,
+        "audio_connector_attention_head_dim": 16,
+        "video_connector_num_layers": 1,
+        "audio_connector_num_layers": 1,
+    }
+    if generation != "2.0":
+        heads |= {
+            "video_connector_attention_head_dim": 32,
+            "per_modality_projections": True,
+            "video_hidden_dim": 64,
+            "audio_hidden_dim": 32,
+            "proj_bias": True,
+            "video_gated_attn": True,
+            "audio_gated_attn": True,
+        }
+    return LTX2TextConnectors(
+        caption_channels=TEXT_DIM, text_proj_in_factor=TEXT_LAYERS + 1, rope_type="split", **heads
+    )
+
+
+def _transformer(generation: Generation) -> Module:
+    config: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "cross_attention_dim": 64,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 16,
+        "audio_cross_attention_dim": 32,
+        "num_layers": LAYERS,
+        "caption_channels": TEXT_DIM,
+        "rope_type": "split",
+        "perturbed_attn": True,
+    }
+    if generation != "2.0":
+        gates = ("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod")
+        config |= dict.fromkeys(gates, True) | {"use_prompt_embeddings": False}
+    if generation == "2.5":
+        config |= {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+    return LTX2VideoTransformer3DModel(**config)
+
+
+def _vae() -> Module:
+    return AutoencoderKLLTX2Video(
+        block_out_channels=(16, 16, 32, 32),
+        decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        # diffusers would infer other ratios from a decoder of three blocks
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )
+
+
+def _vocoder(generation: Generation) -> Module:
+    if generation == "2.0":
+        return LTX2Vocoder(hidden_channels=32)
+    # the first stage of 2.3 and 2.5 clamps, whatever published configurations say
+    return LTX2VocoderWithBWE(hidden_channels=64, bwe_hidden_channels=32, final_act_fn="clamp")

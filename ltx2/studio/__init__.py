@@ -1,0 +1,1 @@
+"""The life of a request, from its acceptance to its answer."""

@@ -1,0 +1,129 @@
+"""The denoise loop against the numbers of the official LTX-2 code.
+
+From each case file a test takes only the seed, the encoded image, audio and initial latents and the
+contexts. Everything else is built by the functions the pipeline calls, and compared with the file's.
+"""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ltx2.geometry import make_grid
+from ltx2.model.conditioning import (
+    Conditioning,
+    ImageConditioning,
+    InitialLatents,
+    SoundConditioning,
+    pack_audio,
+    pack_video,
+)
+from ltx2.model.denoiser import Contexts, Denoiser
+from ltx2.model.guidance import Guide
+from ltx2.model.pipeline import start, step_noise
+from ltx2.model.sampler import denoise
+from ltx2.model.schedule import dev_sigmas, distilled_sigmas
+from ltx2.recipes import ANCESTRAL_SEED_OFFSET, REFINE_SIGMAS, Scales
+
+FOLDER = Path(os.environ.get("LTX2_GOLDENS") or Path(__file__).parent.parent / "goldens")
+CASES = sorted(path for path in FOLDER.glob("[0-9].[0-9]-*.safetensors"))
+TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    assert relative(ours, theirs) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def denoisers() -> dict[str, Denoiser]:
+    loaded = {}
+    for version in ("2.0", "2.3", "2.5"):
+        model = LTX2VideoTransformer3DModel(**json.loads((FOLDER / f"transformer-{version}.json").read_text()))
+        model.load_state_dict(load_file(FOLDER / f"transformer-{version}.safetensors"))
+        loaded[version] = Denoiser(model.eval())
+    return loaded
+
+
+def scales(guidance: dict[str, float]) -> Scales:
+    return Scales(cfg=guidance["cfg"], stg=guidance["stg"], modality=guidance["mod"], rescale=guidance["rescale"])
+
+
+def schedule(name: str, steps: int) -> tuple[float, ...]:
+    if "stage2" in name:
+        return REFINE_SIGMAS
+    return distilled_sigmas(steps) if steps == 8 else dev_sigmas(steps)
+
+
+def test_there_are_cases() -> None:
+    assert {path.name[:3] for path in CASES} == {"2.0", "2.3", "2.5"}
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@torch.inference_mode()
+def test_case(path: Path, denoisers: dict[str, Denoiser]) -> None:
+    golden = load_file(path)
+    with safe_open(path, "pt") as file:
+        case = json.loads(file.metadata()["case"])
+    denoiser = denoisers[case["version"]]
+    grid = make_grid(case["width"], case["height"], case["frames"], Fraction(case["fps"]))
+    assert (grid.latent_frames, grid.latent_height, grid.latent_width) == (
+        case["latent_frames"],
+        case["latent_height"],
+        case["latent_width"],
+    )
+    assert (grid.video_tokens, grid.audio_latent_frames) == (case["video_tokens"], case["audio_tokens"])
+
+    for_video: list[Conditioning] = []
+    for_audio: list[Conditioning] = []
+    if "initial_video_latents" in golden:
+        for_video.append(InitialLatents(pack_video(golden["initial_video_latents"])))
+    if "initial_audio_latents" in golden:
+        for_audio.append(InitialLatents(pack_audio(golden["initial_audio_latents"])))
+    for number, image in enumerate(case["images"]):
+        latents = golden[f"image_{number}_latents"]
+        for_video.append(ImageConditioning(latents, image["pixel_frame"], image["strength"], case["fps"]))
+    if case["audio_frozen"]:
+        for_audio.append(SoundConditioning(pack_audio(golden["audio_latents"]), strength=1.0))
+
+    sigmas = schedule(path.stem, len(golden["sigmas"]) - 1)
+    assert_close(torch.tensor(sigmas), golden["sigmas"])
+
+    video, audio = start(denoiser.transformer, grid, CPU, for_video, for_audio, case["noise_seed"], sigmas[0])
+    assert_close(video.tokens, golden["start_video_tokens"])
+    assert_close(audio.tokens, golden["start_audio_tokens"])
+    assert_close(video.mask, golden["video_mask"])
+    assert_close(audio.mask, golden["audio_mask"])
+    assert_close(video.positions, golden["video_positions"])
+    assert_close(audio.positions, golden["audio_positions"])
+    if "video_keyframes_mask" in golden:
+        assert video.keyframes_mask is not None
+        assert torch.equal(video.keyframes_mask, golden["video_keyframes_mask"])
+    if "step_noise_seed" in case:
+        assert case["step_noise_seed"] == case["noise_seed"] + ANCESTRAL_SEED_OFFSET
+
+    blocks = set(case["video_guidance"]["blocks"]) | set(case["audio_guidance"]["blocks"])
+    out_video, out_audio = denoise(
+        denoiser,
+        video,
+        audio,
+        sigmas,
+        Contexts(golden["video_context"], golden["audio_context"]),
+        Contexts(golden["negative_video_context"], golden["negative_audio_context"]),
+        Guide(scales(case["video_guidance"]), scales(case["audio_guidance"]), tuple(sorted(blocks))),
+        step_noise=step_noise(case["sampler"], case["noise_seed"]),
+    )
+    assert_close(out_video.tokens, golden["out_video_tokens"])
+    assert_close(out_audio.tokens, golden["out_audio_tokens"])
