@@ -14,15 +14,15 @@ from ltx2.studio.studio import Studio
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    arguments = parser.parse_args()
     try:
         settings = load_settings()
     except LTX2Error as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         return 2
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default=settings.host, help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=settings.port, help="port to listen on (default: %(default)s)")
+    arguments = parser.parse_args()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(Studio(settings, LocalEngine(settings)))
     uvicorn.run(app, host=arguments.host, port=arguments.port, log_level=settings.log_level.lower())

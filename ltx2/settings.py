@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto is bf16 on a GPU, fp32 on a CPU")
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
+    host: str = Field("127.0.0.1", description="address the server listens on; 0.0.0.0 lets other machines in")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8000, description="port the server listens on")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     runpod_jobs_url: str | None = Field(

@@ -75,8 +75,8 @@ def h264_round_trip(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
         container.mux(stream.encode(frame.reformat(format="yuv420p")))
         container.mux(stream.encode())
     file.seek(0)
-    with av.open(file) as container:
-        return next(container.decode(video=0)).to_ndarray(format="rgb24")
+    with av.open(file, "r") as container:
+        return np.asarray(next(container.decode(video=0)).to_ndarray(format="rgb24"), dtype=np.uint8)
 
 
 def _check(file: ImageFile, found: str, field: str, max_megapixels: float) -> None:
@@ -101,7 +101,7 @@ def _decode(file: ImageFile) -> NDArray[np.uint8]:
             if image.size != (file.width, file.height):
                 raise ValueError("two sizes")
             image.load()
-            colour, alpha = _layers(image)
+            colour, alpha = _layers(image, file.bits)
             picture = _to_srgb(colour, file.profile)
     if alpha:
         opaque, picture = picture, Image.new("RGB", picture.size, "white")
@@ -111,33 +111,27 @@ def _decode(file: ImageFile) -> NDArray[np.uint8]:
     return np.array(picture)
 
 
-def _layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _layers(image: Image.Image, bits: int) -> tuple[Image.Image, Image.Image | None]:
     """The colours, in mode L, RGB or CMYK, and how opaque they are, in mode L; None is fully."""
     key = image.info.get("transparency")
     if image.mode == "P":
         image, key = image.convert("RGB" if key is None else "RGBA"), None
+    elif image.mode == "1":
+        image = image.convert("L")
     if image.mode in ("RGBA", "LA"):
         return image.convert("RGB" if image.mode == "RGBA" else "L"), image.getchannel("A")
-    values = np.asarray(image)
     alpha = None
     if key is not None:
-        visible = values != _key(image, key)
+        # The one transparent colour of a PNG. Pillow keeps it as stored, but scales 2, 4 and (in colour)
+        # 16 bits per value to 8.
+        colour = np.array(key) * {2: 85, 4: 17}.get(bits, 1) >> (8 if bits == 16 and image.mode == "RGB" else 0)
+        visible = np.asarray(image) != colour
         alpha = Image.fromarray((visible.any(-1) if visible.ndim == 3 else visible).astype(np.uint8) * 255)
     if image.mode.startswith("I"):
-        # Pillow would clip these 16 bits; this is the rounded division by 257, which fits in them.
-        deep = values.astype(np.uint16)
-        image = Image.fromarray((deep - (deep >> 8) + 128 >> 8).astype(np.uint8))
-    return image.convert("L") if image.mode == "1" else image, alpha
-
-
-def _key(image: Image.Image, key: int | tuple[int, ...]) -> NDArray[np.int64]:
-    """The one transparent colour of a PNG, on the scale of the decoded values.
-
-    Pillow decodes 2, 4 and 16 bits to 8 but leaves the key as it was.
-    """
-    values = np.array(key)
-    depth = image.encoderinfo["depth"] if hasattr(image, "encoderinfo") else 8
-    return values if depth == 8 else values
+        # Pillow would clip these 16 bits; this is 65535 to 255, rounded, without a wider type.
+        deep = np.asarray(image).astype(np.uint16)
+        image = Image.fromarray((deep // 257 + (deep % 257 > 128)).astype(np.uint8))
+    return image, alpha
 
 
 def _to_srgb(colour: Image.Image, profile: bytes | None) -> Image.Image:

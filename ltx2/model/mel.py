@@ -84,4 +84,4 @@ def _sinc_kernel(rate: int, new_rate: int) -> tuple[Tensor, int]:
     window = torch.cos(time * math.pi / LOWPASS_WIDTH / 2) ** 2
     time = time * math.pi
     sinc = torch.where(time == 0, torch.ones(()), time.sin() / time)
-    return sinc * window * (cutoff / rate), width
+    return sinc * (window * (cutoff / rate)), width

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoT
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -55,7 +56,8 @@ def build_tiny(name: str, device: torch.device, dtype: torch.dtype) -> Component
         }
     for part, module in modules.items():
         module.eval().requires_grad_(requires_grad=False)
-        module.to(device=device, dtype=torch.float32 if part == "vocoder" else dtype)
+        # diffusers' own to() warns of parts to be kept in float32, of which these models have none
+        nn.Module.to(module, device=device, dtype=torch.float32 if part == "vocoder" else dtype)
     return Components(name=name, recipe=recipe, tokenizer=_tokenizer(), device=device, is_random=True, **modules)
 
 

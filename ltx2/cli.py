@@ -1,0 +1,86 @@
+"""Makes one clip at the command line: ``python -m ltx2.cli --input test_input.json``."""
+
+import argparse
+import asyncio
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+from ltx2.engine import Clip
+from ltx2.errors import InvalidRequest, LTX2Error
+from ltx2.media.probe import probe_mp4
+from ltx2.model.local import LocalEngine
+from ltx2.payload import parse
+from ltx2.request import GenerationRequest
+from ltx2.settings import Settings, load_settings
+from ltx2.studio.studio import Studio
+from ltx2.terminal import TerminalProgress
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, or 1 after saying what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--input", type=Path, required=True, help='JSON with the fields of POST /generate, or {"input": {…}}'
+    )
+    parser.add_argument("--output", type=Path, help="where to put the MP4 (default: below LTX2_DATA_DIR)")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level, format="%(levelname)s %(message)s")
+        request, clip = make(settings, read_body(options.input))
+    except LTX2Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path = clip.path
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(shutil.move(clip.path, options.output))
+    print(report(request, clip, path))
+    return 0
+
+
+def read_body(file: Path) -> object:
+    """The request in a file, whether or not it is wrapped as a RunPod job.
+
+    Raises:
+        InvalidRequest: there is no such file, or it is not JSON.
+    """
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidRequest(f"{file} is not JSON: {error}") from None
+    return body["input"] if isinstance(body, dict) and "input" in body else body
+
+
+def make(settings: Settings, body: object) -> tuple[GenerationRequest, Clip]:
+    """Make the clip of a request, with a progress bar."""
+    studio = Studio(settings, LocalEngine(settings))
+    try:
+        with TerminalProgress() as progress:
+            return asyncio.run(studio.run(*parse(body), progress))
+    finally:
+        studio.close()
+
+
+def report(request: GenerationRequest, clip: Clip, path: Path) -> str:
+    """What was made, read back from the file itself."""
+    facts = probe_mp4(path)
+    sound = f"{facts.audio_codec} {facts.audio_sample_rate} Hz" if facts.audio_codec else "no sound"
+    phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in clip.seconds.items())
+    lines = [
+        *(f"note: {warning}" for warning in clip.warnings),
+        f"{request.mode}: {facts.width}x{facts.height}, {facts.num_frames} frames, {facts.fps} fps, {facts.seconds:.2f} s",
+        f"{facts.video_codec} {facts.pixel_format}, {sound}, {facts.size_bytes} bytes, seed {clip.seed}",
+        phases,
+        str(path.resolve()),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
