@@ -1,20 +1,18 @@
 """What several tests share: where the data is, and the tiny models, built once."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
-
-DATA = Path(__file__).parent / "data"
-ROOT = Path(__file__).parent.parent
+from processes import Server, running_server, wait_until_warm
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real media files."""
-    return DATA
+    return Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +29,11 @@ def tiny() -> Callable[[str], object]:
     from ltx2.model.tiny import build_tiny
 
     return cache(lambda name: build_tiny(name, torch.device("cpu"), torch.float32))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with the tiny model for all tests that do not need their own."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        wait_until_warm(running)
+        yield running

@@ -1,6 +1,5 @@
 """A waveform into the AAC stream of an MP4, exactly as long as the pictures it goes with."""
 
-import math
 from fractions import Fraction
 
 import av
@@ -9,7 +8,7 @@ from av.container import OutputContainer
 from numpy.typing import NDArray
 
 from ltx2.errors import Internal
-from ltx2.media.audio import Waveform
+from ltx2.media.audio import Waveform, fit
 
 _BIT_RATES = {1: 128_000, 2: 192_000}
 _LAYOUTS = {1: "mono", 2: "stereo"}
@@ -19,33 +18,31 @@ _PIECE = 1024
 _FALLBACK_RATE = 48_000
 
 
-def fit(waveform: Waveform, seconds: Fraction) -> Waveform:
-    """The sound as it can be encoded.
+def encodable(waveform: Waveform, seconds: Fraction) -> Waveform:
+    """The sound as AAC takes it, cut or filled with silence to ``seconds``.
 
-    It is cut or filled with silence to ``seconds``, rounded to the nearest sample. What is not a finite
-    number becomes silence, what is beyond ±1 is clipped. Its sample rate is kept if AAC knows it and
-    becomes 48 kHz otherwise.
+    What is not a finite number becomes silence, what is beyond ±1 is clipped. The sample rate is kept if
+    AAC has it and becomes 48 kHz otherwise.
 
     Raises:
         Internal: it is not [1 or 2 channels, samples] at a positive rate.
     """
-    samples, rate = waveform.samples, waveform.sample_rate
-    if samples.ndim != 2 or samples.shape[0] not in _LAYOUTS or rate <= 0:
-        raise Internal(f"a sound of shape {samples.shape} at {rate} Hz cannot be written")
-    samples = samples[:, : math.ceil(seconds * rate)].astype(np.float32)
-    samples = np.nan_to_num(samples, copy=False, nan=0, posinf=0, neginf=0).clip(-1, 1)
-    if rate not in (av.Codec("aac", "w").audio_rates or ()):
-        samples, rate = _resample(samples, rate, _FALLBACK_RATE), _FALLBACK_RATE
-    length = round(seconds * rate)
-    samples = np.pad(samples[:, :length], ((0, 0), (0, max(0, length - samples.shape[1]))))
-    return Waveform(samples, rate)
+    shape, rate = waveform.samples.shape, waveform.sample_rate
+    if len(shape) != 2 or shape[0] not in _LAYOUTS or rate <= 0:
+        raise Internal(f"a sound of shape {shape} at {rate} Hz cannot be written")
+    fitted = fit(waveform, 0, seconds)
+    np.nan_to_num(fitted.samples, copy=False, nan=0, posinf=0, neginf=0)
+    np.clip(fitted.samples, -1, 1, out=fitted.samples)
+    if rate in (av.Codec("aac", "w").audio_rates or ()):
+        return fitted
+    return fit(_resample(fitted, _FALLBACK_RATE), 0, seconds)
 
 
 class SoundTrack:
     """The AAC stream of one MP4, written piece by piece."""
 
     def __init__(self, container: OutputContainer, waveform: Waveform) -> None:
-        """Add the stream, for a sound that fits, to a container that has no packets yet."""
+        """Add the stream, for a sound made :func:`encodable`, to a container that has no packets yet."""
         self._container = container
         self._samples = waveform.samples
         self._rate = waveform.sample_rate
@@ -76,10 +73,8 @@ def _frame(samples: NDArray[np.float32], rate: int) -> av.AudioFrame:
     return frame
 
 
-def _resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
-    """Float samples [channels, samples] at another rate, in time with the original."""
-    if not samples.shape[1]:
-        return samples
-    resampler = av.AudioResampler(format="fltp", layout=_LAYOUTS[samples.shape[0]], rate=target)
-    pieces = [*resampler.resample(_frame(samples, rate)), *resampler.resample(None)]
-    return np.concatenate([piece.to_ndarray() for piece in pieces], axis=1).clip(-1, 1)
+def _resample(waveform: Waveform, rate: int) -> Waveform:
+    """The same sound at another rate, in time with the original."""
+    resampler = av.AudioResampler(format="fltp", layout=_LAYOUTS[waveform.samples.shape[0]], rate=rate)
+    frames = [*resampler.resample(_frame(waveform.samples, waveform.sample_rate)), *resampler.resample(None)]
+    return Waveform(np.concatenate([frame.to_ndarray() for frame in frames], axis=1).clip(-1, 1), rate)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ltx2.errors import Canceled, Internal, StorageFull
 from ltx2.media.audio import Waveform
-from ltx2.media.soundtrack import SoundTrack, fit
+from ltx2.media.soundtrack import SoundTrack, encodable
 
 Chunk = NDArray[np.uint8]
 """Frames as RGB, [n, height, width, 3]."""
@@ -82,7 +82,7 @@ def write_mp4(
         raise Internal(f"no video can have {num_frames} frames of {width}x{height} at {fps} frames a second")
     partial = path.absolute().with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        sound = None if audio is None else fit(audio, num_frames / fps)
+        sound = None if audio is None else encodable(audio, num_frames / fps)
         encoder = _Encoder(partial, width, height, fps, sound, crf, preset, metadata or {})
         with contextlib.closing(encoder):
             _feed(encoder, chunks, (height, width, 3), num_frames, cancelled)
