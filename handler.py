@@ -84,6 +84,7 @@ def main() -> int:
         return 2
     # importing runpod has set up the root logger already
     logging.getLogger("ltx2").setLevel(settings.log_level)
+    runpod.serverless.log.set_level(settings.runpod_log_level)
     worker = Worker(settings)
     worker.studio.load()
     runpod.serverless.start({"handler": worker.handler})

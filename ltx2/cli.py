@@ -74,7 +74,7 @@ def report(request: GenerationRequest, clip: Clip, path: Path) -> str:
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in clip.seconds.items())
     lines = [
         *(f"note: {warning}" for warning in clip.warnings),
-        f"{request.mode}: {facts.width}x{facts.height}, {facts.num_frames} frames, {facts.fps} fps, {facts.seconds:.2f} s",
+        f"{request.mode}: {facts.width}x{facts.height}, {facts.num_frames} frames at {facts.fps} fps",
         f"{facts.video_codec} {facts.pixel_format}, {sound}, {facts.size_bytes} bytes, seed {clip.seed}",
         phases,
         str(path.resolve()),

@@ -32,6 +32,15 @@ Media = Annotated[str, Field(min_length=1)]
 Sources = Mapping[str, str | bytes]
 """Where the bytes of each named media come from: a data URL, base64, or the bytes themselves."""
 
+_MESSAGES = {
+    "string_pattern_mismatch": "must not be empty or contain NUL",
+    "string_too_short": "must not be empty",
+    "extra_forbidden": "unknown field",
+    "model_type": "must be a JSON object",
+    "json_invalid": "the body is not valid JSON",
+}
+"""Said instead of pydantic's own words, by its type of error."""
+
 _DEFAULT = GenerationRequest(prompt="-")
 
 
@@ -156,7 +165,4 @@ def invalid(first: Mapping[str, Any]) -> InvalidRequest:
     path = ""
     for part in first["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = {"string_pattern_mismatch": "must not be empty or contain NUL", "extra_forbidden": "unknown field"}.get(
-        first["type"], first["msg"]
-    )
-    return InvalidRequest(message, field=path or None)
+    return InvalidRequest(_MESSAGES.get(first["type"], first["msg"]), field=path or None)

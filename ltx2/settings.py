@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         None, validation_alias="RUNPOD_WEBHOOK_GET_JOB", description="set by RunPod where jobs come from its queue"
     )
 
+    runpod_log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = Field(
+        "INFO", validation_alias="RUNPOD_LOG_LEVEL", description="RunPod's client at DEBUG logs whole inputs"
+    )
+
     queue_limit: PositiveInt = Field(100, description="requests waiting at most; one more is refused")
     max_body_mb: PositiveFloat = Field(64, description="size of a request body, in MiB")
     max_prompt_chars: PositiveInt = Field(10_000, description="length of a prompt, in characters")
@@ -66,5 +70,6 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "LTX2_" + str(first["loc"][0]).upper()
+        field = str(first["loc"][0])
+        name = field if field.isupper() else "LTX2_" + field.upper()
         raise InvalidRequest(f"the environment variable {name} is wrong: {first['msg']}", field=name) from None

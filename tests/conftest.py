@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from processes import Server, running_server, wait_until_warm
 
 

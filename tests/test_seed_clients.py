@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from processes import Server
 
 from ltx2.media.probe import probe_mp4
+from processes import Server
 
 SEED = Path(__file__).parent / "data" / "seed"
 
