@@ -5,7 +5,6 @@ result: ``VideoProcessor.postprocess_video``, then ``encode_video``. The latter 
 takes x264's own: crf 23, preset medium. Ours is given the same. Both start from the same float32 tensor.
 """
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import encode_video
+from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
 from bench.measure import Row, cost
@@ -37,7 +38,7 @@ class Decoded:
 
 def rows() -> list[Row]:
     """CPU seconds, memory and wall seconds beside stock's."""
-    stock, ours = cost(prepare_stock, write_stock), cost(prepare, write_ours)
+    stock, ours = cost(prepare, write_stock), cost(prepare, write_ours)
     name = f"post-process + mux, {NUM_FRAMES}x{HEIGHT}x{WIDTH} float32, crf 23 medium"
     return [
         Row(name, stock.cpu_seconds, ours.cpu_seconds, "CPU s", guard=2),
@@ -59,20 +60,7 @@ def prepare() -> Decoded:
     return Decoded(video, torch.stack([tone, -tone]))
 
 
-def prepare_stock() -> Decoded:
-    """The same, with what stock imports on first use."""
-    os.environ["TQDM_DISABLE"] = "1"
-    import av  # noqa: F401
-    from diffusers.utils import encode_video  # noqa: F401
-    from diffusers.video_processor import VideoProcessor  # noqa: F401
-
-    return prepare()
-
-
 def write_stock(decoded: Decoded) -> None:
-    from diffusers.utils import encode_video
-    from diffusers.video_processor import VideoProcessor
-
     video = VideoProcessor(vae_scale_factor=32).postprocess_video(decoded.video, output_type="np")
     _in_a_file(
         lambda path: encode_video(
@@ -85,7 +73,7 @@ def write_ours(decoded: Decoded) -> None:
     _in_a_file(
         lambda path: write_mp4(
             path,
-            to_uint8_chunks(decoded.video, frames_per_chunk=8),
+            to_uint8_chunks(decoded.video),
             width=WIDTH,
             height=HEIGHT,
             fps=Fraction(FPS),

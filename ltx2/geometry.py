@@ -95,8 +95,8 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def audio_latent_frames(num_frames: int, fps: Fraction) -> int:
-    """Latent frames of the sound beside ``num_frames`` pictures, rounded to the nearest whole one."""
-    return round(float(AUDIO_LATENTS_PER_SECOND * num_frames / fps))
+    """Latent frames of the sound beside ``num_frames`` pictures, rounded to the nearest, at least one."""
+    return max(1, round(float(AUDIO_LATENTS_PER_SECOND * num_frames / fps)))
 
 
 def exact_fps(fps: float) -> Fraction:

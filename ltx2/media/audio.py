@@ -89,7 +89,8 @@ def _decode(read: Callable[[], Iterator[Block]], found: str, max_seconds: float)
         if length > max_seconds * rate or length * channels > max(max_seconds * _USUAL_RATE * 2, _MIN_VALUES):
             raise AudioTooLong(
                 f"{found} of more than {length / rate:.5g} seconds at {rate} Hz, longer than allowed here",
-                hint=f"send at most {max_seconds:g} seconds; the server's limit is LTX2_MAX_AUDIO_SECONDS",
+                hint=f"send at most {max_seconds:g} seconds, less above 48 kHz; the server's limit is "
+                "LTX2_MAX_AUDIO_SECONDS",
             )
         if not np.isfinite(block.samples).all():
             raise UnsupportedMedia(f"{found} with values that are not finite numbers")

@@ -7,6 +7,7 @@ of samples it claims; and a compressed MP4 index. So none of them gets there.
 
 import io
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -46,6 +47,8 @@ _OGG_ORDERS: Final = {
     7: "FL FC FR SL SR BC LFE",
     8: "FL FC FR SL SR BL BR LFE",
 }
+_PLAIN_CODECS: Final = (1, 3, 0xFFFE)
+"""Of a WAV: integers, floats, either."""
 _ADTS_HEADER: Final = 7
 _COUNTED: Final = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4}
 """Boxes of an MP4, and how far behind the name stands the number of index entries they ask for."""
@@ -67,8 +70,10 @@ def read_soundfile(data: bytes, name: str) -> Iterator[Block]:
 
     Raises:
         UnsupportedMedia: its sample rate or number of channels.
-        soundfile.LibsndfileError: it is damaged.
+        soundfile.LibsndfileError, ValueError, struct.error: it is damaged.
     """
+    if name == "wav":
+        _check_wav(data)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         _check_format(file.samplerate, file.channels)
         order = (_OGG_ORDERS if name == "ogg" else _ORDERS).get(file.channels, "").split()
@@ -126,6 +131,14 @@ def _check_format(rate: int, channels: int) -> None:
             f"a sound of {channels} channels at {rate} Hz",
             hint=f"send 1 to {_MAX_CHANNELS} channels at {_RATES[0]} to {_RATES[-1]} Hz",
         )
+
+
+def _check_wav(data: bytes) -> None:
+    """Refuse plain samples whose block size does not go with their bits: libsndfile would read noise."""
+    order = ">" if data.startswith(b"RIFX") else "<"
+    codec, channels, _, block, bits = struct.unpack_from(order + "HHQHH", data, data.index(b"fmt ", 12) + 8)
+    if codec in _PLAIN_CODECS and block != channels * -(-bits // 8):
+        raise ValueError("the block size")
 
 
 def _floats(frame: av.AudioFrame) -> Samples:

@@ -54,18 +54,18 @@ def read_png(data: bytes) -> ImageFile:
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     picture, view = io.BytesIO(), memoryview(data)
     picture.write(view[:8])
-    frames, orientation, profile = 1, 1, None
+    frames, orientation, profile = 1, 0, None
     for name, start, end in _limited(_png_chunks(data)):
         body = view[start + 8 : end - 4]
         if name in _PNG_PICTURE:
             picture.write(view[start:end])
         elif name == b"acTL":
             frames = max(frames, struct.unpack_from(">I", body)[0])
-        elif name == b"eXIf":
+        elif name == b"eXIf" and not orientation:
             orientation = _exif_orientation(bytes(body))
         elif name == b"iCCP" and profile is None:
             profile = _inflate_profile(bytes(body))
-    return ImageFile(picture, width, height, bits, frames, orientation, profile)
+    return ImageFile(picture, width, height, bits, frames, orientation or 1, profile)
 
 
 def read_jpeg(data: bytes) -> ImageFile:
@@ -107,8 +107,8 @@ def read_webp(data: bytes) -> ImageFile:
         ValueError, struct.error: it is damaged.
     """
     view = memoryview(data)
-    width = height = frames = 0
-    orientation, profile = 1, None
+    width = height = frames = orientation = 0
+    profile = None
     for name, start, end in _limited(_riff_chunks(data)):
         body = view[start + 8 : end]
         if name == b"VP8X":
@@ -120,11 +120,11 @@ def read_webp(data: bytes) -> ImageFile:
             width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", body, 6))
         elif name == b"ANMF":
             frames += 1
-        elif name == b"EXIF":
+        elif name == b"EXIF" and not orientation:
             orientation = _exif_orientation(bytes(body).removeprefix(b"Exif\0\0"))
         elif name == b"ICCP":
             profile = bytes(body[:_MAX_PROFILE])
-    return ImageFile(io.BytesIO(data), width, height, 8, max(1, frames), orientation, profile)
+    return ImageFile(io.BytesIO(data), width, height, 8, max(1, frames), orientation or 1, profile)
 
 
 def _limited(parts: Iterator[Part]) -> Iterator[Part]:

@@ -75,9 +75,9 @@ _MAGIC: Final = (
     (4, b"ftyp", "mov"),
     (4, b"moov", "mov"),
     (4, b"mdat", "mov"),
-    (4, b"wide", "mov"),
-    (4, b"free", "mov"),
-    (4, b"skip", "mov"),
+    (0, b"\0\0\0\x08wide", "mov"),
+    (0, b"\0\0\0\x08free", "mov"),
+    (0, b"\0\0\0\x08skip", "mov"),
 )
 _STILL_BRANDS: Final = {b"heic": "heic", b"heix": "heic", b"mif1": "heic", b"msf1": "heic", b"avif": "avif"}
 

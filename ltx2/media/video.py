@@ -183,7 +183,6 @@ class _Encoder:
             frame = self._reformatter.reformat(
                 av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24"),
                 format="yuv420p",
-                src_color_range=ColorRange.JPEG,
                 dst_color_range=ColorRange.MPEG,
                 dst_colorspace=Colorspace.ITU709,
                 # Exact to half a step; the default, bilinear, is as slow and off by up to 0.7 in colour.

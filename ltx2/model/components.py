@@ -11,7 +11,6 @@ from torch import Tensor
 from ltx2.model.denoiser import Denoiser
 from ltx2.recipes import Recipe
 
-
 Module = Any
 """An ``nn.Module`` of diffusers or transformers. They declare configuration and buffers at run time only,
 so a type checker that took the class at its word would refuse every use of them."""

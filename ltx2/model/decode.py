@@ -37,9 +37,12 @@ def to_uint8_chunks(video: Tensor, frames_per_chunk: int = 8) -> Iterator[NDArra
         ``[n, H, W, 3]`` RGB in host memory.
     """
     for first in range(0, video.shape[2], frames_per_chunk):
-        chunk = video[0, :, first : first + frames_per_chunk].permute(1, 2, 3, 0)
-        scaled = torch.mul(chunk.float(), 127.5).add_(127.5).round_().clamp_(0, 255)
-        yield scaled.to(torch.uint8).contiguous().cpu().numpy()
+        frames = video[0, :, first : first + frames_per_chunk].unbind(1)
+        chunk = torch.empty(len(frames), *video.shape[3:], 3, dtype=torch.uint8, device=video.device)
+        # frame by frame, so that the float32 intermediates stay small enough for the caches
+        for pixels, frame in zip(chunk, frames, strict=True):
+            pixels.copy_(torch.mul(frame.float(), 127.5).add_(127.5).round_().clamp_(0, 255).permute(1, 2, 0))
+        yield chunk.cpu().numpy()
 
 
 def decode_sound(components: Components, tokens: Tensor) -> Waveform:

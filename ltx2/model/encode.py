@@ -12,7 +12,7 @@ from ltx2.media.audio import Waveform
 from ltx2.media.images import h264_round_trip
 from ltx2.model.components import Components, dtype_of
 from ltx2.model.conditioning import pack_audio
-from ltx2.model.mel import SAMPLE_RATE, log_mel, resample
+from ltx2.model.mel import log_mel, resample
 
 
 def preprocess_image(image: NDArray[np.uint8], width: int, height: int, crf: int) -> Tensor:
@@ -52,7 +52,7 @@ def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:
     vae = components.audio_vae
     samples = torch.from_numpy(sound.samples).to(components.device)
     stereo = samples.expand(2, -1) if samples.shape[0] == 1 else samples
-    mel = log_mel(resample(stereo, sound.sample_rate, SAMPLE_RATE))
+    mel = log_mel(resample(stereo, sound.sample_rate))
     latents = vae.encode(mel[None].to(dtype_of(vae))).latent_dist.mode().float()
     # the mel frames cover a little more than the clip: what is beyond its last token is cut
     tokens = pack_audio(latents)[:, : grid.audio_latent_frames]

@@ -21,11 +21,13 @@ def log_mel(waveform: Tensor) -> Tensor:
     """Logarithmic mel magnitudes of a 16 kHz waveform.
 
     Args:
-        waveform: ``[channels, samples]`` float32, more than 512 samples.
+        waveform: ``[channels, samples]`` float32. One too short to be reflected at its ends (up to 512
+            samples, 32 ms) is filled with silence.
 
     Returns:
         ``[channels, samples // 160 + 1, 64]`` float32.
     """
+    waveform = torch.nn.functional.pad(waveform, (0, max(0, N_FFT // 2 + 1 - waveform.shape[1])))
     window = torch.hann_window(N_FFT, device=waveform.device)
     spectrum = torch.stft(
         waveform, N_FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True

@@ -362,7 +362,7 @@ def test_cancel(clip: Path, questions: int) -> None:
     assert not list(clip.parent.iterdir())
 
 
-@pytest.mark.parametrize("num_frames", [150, 40])
+@pytest.mark.parametrize("num_frames", [100, 40])
 def test_cancel_while_the_encoder_is_busy(clip: Path, num_frames: int) -> None:
     """One chunk that takes many seconds: with what x264 takes in, or, of few frames, with what it still holds."""
     frames = noise(num_frames, 1280, 704)
@@ -377,6 +377,7 @@ def test_cancel_while_the_encoder_is_busy(clip: Path, num_frames: int) -> None:
             preset="slow",
             cancelled=lambda: time.monotonic() > started + 0.5,
         )
+    assert time.monotonic() < started + 5
     assert not list(clip.parent.iterdir())
 
 

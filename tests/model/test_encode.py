@@ -13,7 +13,13 @@ from ltx2.media.images import decode_image
 from ltx2.model.components import Components
 from ltx2.model.encode import encode_image, encode_sound, preprocess_image
 
-CASES = ("exif6.jpg.crf0.64x96", "exif6.jpg.crf33.64x96", "rgb.png.crf0.96x64", "rgb.png.crf18.64x128", "rgb.png.crf33.96x64")
+CASES = (
+    "exif6.jpg.crf0.64x96",
+    "exif6.jpg.crf33.64x96",
+    "rgb.png.crf0.96x64",
+    "rgb.png.crf18.64x128",
+    "rgb.png.crf33.96x64",
+)
 
 
 def test_all_cases_of_the_file_are_known(goldens: Path) -> None:
@@ -41,7 +47,9 @@ def test_an_image_becomes_one_latent_frame_of_the_grid(tiny: Callable[[str], Com
     assert latents.dtype == torch.float32
 
 
-@pytest.mark.parametrize("fps", [Fraction(24), Fraction(25), Fraction(30), Fraction(24000, 1001), Fraction(60), Fraction(1)])
+@pytest.mark.parametrize(
+    "fps", [Fraction(24), Fraction(25), Fraction(30), Fraction(24000, 1001), Fraction(60), Fraction(1)]
+)
 @pytest.mark.parametrize("num_frames", [1, 9, 49, 121])
 def test_a_sound_gives_exactly_the_tokens_of_its_clip(
     tiny: Callable[[str], Components], fps: Fraction, num_frames: int

@@ -34,3 +34,8 @@ def test_resampling_keeps_a_tone(rate: int, new_rate: int) -> None:
     expected = torch.sin(2 * math.pi * pitch * torch.arange(resampled.shape[1]) / new_rate)[None]
     middle = slice(200, -200)  # the ends see silence beyond the sound
     assert float((resampled - expected)[:, middle].abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize("samples", [1, 268, 512, 513])
+def test_the_shortest_sounds_have_a_spectrogram(samples: int) -> None:
+    assert log_mel(torch.ones(2, samples)).shape == (2, max(samples, 513) // 160 + 1, 64)

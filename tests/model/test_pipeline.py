@@ -1,0 +1,268 @@
+"""Whole generations of the tiny models, down to the latents."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ltx2.errors import Canceled
+from ltx2.media.audio import Waveform, fit
+from ltx2.model.components import Components
+from ltx2.model.conditioning import Stream
+from ltx2.model.encode import encode_sound
+from ltx2.model.guidance import Guide
+from ltx2.model.pipeline import Inputs, encode_inputs, encode_prompts, generate, start, step_noise
+from ltx2.model.sampler import denoise
+from ltx2.model.schedule import sigmas_for
+from ltx2.plan import make_plan
+from ltx2.recipes import NEUTRAL
+from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
+
+Tiny = Callable[[str], Components]
+
+NOISE = np.random.default_rng(7)
+IMAGES = {name: NOISE.integers(0, 256, (80, 80, 3), dtype=np.uint8) for name in ("a", "b")}
+SOUNDS = {name: Waveform(0.2 * NOISE.standard_normal((2, 16_000)).astype(np.float32), 16_000) for name in ("a", "b")}
+
+
+def make(**fields: Any) -> GenerationRequest:
+    small = {"prompt": "x", "width": 96, "height": 64, "num_frames": 17, "seed": 3, "num_inference_steps": 2}
+    return GenerationRequest(**small | fields)
+
+
+@torch.inference_mode()
+def latents(components: Components, request: GenerationRequest, sound: str = "a") -> tuple[Stream, Stream]:
+    """Both streams after the last step, by the functions ``generate`` calls."""
+    plan, recipe, seed = make_plan(request, components.recipe), components.recipe, request.seed or 0
+    inputs = Inputs(IMAGES, SOUNDS[sound])
+    for_video, for_audio = encode_inputs(components, request, inputs, request.grid)
+    sigmas = sigmas_for(recipe.kind, plan.steps)
+    streams = start(components.transformer, request.grid, components.device, for_video, for_audio, seed, sigmas[0])
+    guide = Guide(plan.video, plan.audio, recipe.stg_blocks)
+    prompts = encode_prompts(components, request, plan)
+    return denoise(components.denoiser, *streams, sigmas, *prompts, guide, step_noise=step_noise(recipe.sampler, seed))
+
+
+def first(name: str, strength: float = 1.0) -> tuple[Keyframe, ...]:
+    return (Keyframe(image=name, frame="first", strength=strength),)
+
+
+def track(strength: float = 1.0) -> AudioTrack:
+    return AudioTrack(source="sound", strength=strength)
+
+
+def same(one: tuple[Stream, Stream], other: tuple[Stream, Stream]) -> bool:
+    return all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, other, strict=True))
+
+
+def test_the_same_seed_gives_the_same_latents_and_frames(tiny: Tiny) -> None:
+    for name in ("tiny", "tiny-2.5"):  # the latter draws noise at every step
+        components, request = tiny(name), make()
+        assert same(latents(components, request), latents(components, request))
+        assert not same(latents(components, request), latents(components, make(seed=4)))
+    frames = [generate(tiny("tiny"), make(), make_plan(make(), tiny("tiny").recipe), Inputs({})) for _ in range(2)]
+    assert torch.equal(frames[0].pictures, frames[1].pictures)
+    assert np.array_equal(frames[0].sound.samples, frames[1].sound.samples)
+
+
+def test_another_image_changes_the_picture_and_another_sound_too(tiny: Tiny) -> None:
+    components = tiny("tiny")
+    a, b = (latents(components, make(keyframes=first(name)))[0].tokens for name in ("a", "b"))
+    beyond = slice(6, None)  # the tokens that are generated: the first six are the image
+    assert not torch.allclose(a[:, beyond], b[:, beyond])
+    a, b = (latents(components, make(audio=track()), name)[0].tokens for name in ("a", "b"))
+    assert not torch.allclose(a, b)
+
+
+def test_a_strict_image_stays_and_a_weak_one_moves(tiny: Tiny) -> None:
+    components = tiny("tiny")
+    moved = []
+    for strength in (1.0, 0.9, 0.4):
+        video, _ = latents(components, make(keyframes=first("a", strength)))
+        moved.append(float((video.tokens - video.clean)[:, :6].abs().mean()))
+    assert moved[0] == 0
+    assert 0 < moved[1] < moved[2]
+
+
+def test_frozen_sound_ends_equal_to_its_encoding(tiny: Tiny) -> None:
+    components, request = tiny("tiny"), make(audio=track())
+    heard = fit(SOUNDS["a"], 0.0, request.grid.grid_seconds)
+    _, audio = latents(components, request)
+    assert torch.equal(audio.tokens, encode_sound(components, heard, request.grid))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-dev", "tiny-2.3", "tiny-2.5"])
+def test_partly_noised_sound_meets_the_frozen_and_the_free_case_at_its_ends(tiny: Tiny, name: str) -> None:
+    components = tiny(name)
+    almost = 1e-6
+    free, frozen = latents(components, make()), latents(components, make(audio=track(1.0)))
+    assert same(latents(components, make(audio=track(0.0))), free)
+
+    def distance(one: tuple[Stream, Stream], other: tuple[Stream, Stream]) -> float:
+        return max(float((a.tokens - b.tokens).abs().max()) for a, b in zip(one, other, strict=True))
+
+    assert distance(latents(components, make(audio=track(almost))), free) < 1e-2
+    near = latents(
+        components, make(audio=track(1 - almost), guidance=Guidance(audio_cfg=1, audio_stg=0, audio_modality=1))
+    )
+    assert distance(near, frozen) < 1e-2
+    half = latents(components, make(audio=track(0.5)))
+    assert distance(half, free) > 0.1 < distance(half, frozen)
+
+
+def test_an_image_in_the_middle_is_appended_with_its_own_time_and_not_decoded(tiny: Tiny) -> None:
+    components = tiny("tiny")
+    request = make(keyframes=(Keyframe(image="a", frame=11),))
+    video, _ = latents(components, request)
+    clip, image = request.grid.video_tokens, 6
+    assert video.tokens.shape[1] == clip + image
+    assert torch.allclose(video.positions[0, 0, clip:], torch.tensor([11 / 25, 12 / 25]).expand(image, 2))
+    assert torch.equal(video.positions[:, 1:, clip:], video.positions[:, 1:, :image])
+    result = generate(components, request, make_plan(request, components.recipe), Inputs(IMAGES))
+    assert result.pictures.shape == (1, 3, 17, 64, 96)
+
+
+def test_the_end_image_lies_on_the_last_asked_frame(tiny: Tiny) -> None:
+    request = make(num_frames=10, keyframes=(Keyframe(image="a", frame="last"),))
+    video, _ = latents(tiny("tiny"), request)
+    assert request.grid.grid_frames == 17
+    assert float(video.positions[0, 0, -1, 0]) == pytest.approx(9 / 25)
+
+
+class Calls:
+    """Counts the calls of a module by a hook."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.count = 0
+        self._handle = module.register_forward_hook(self._called)
+
+    def _called(self, *_: object) -> None:
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "passes"),
+    [
+        ("tiny", {}, 1),
+        ("tiny", {"guidance": Guidance(video_cfg=3)}, 2),
+        ("tiny-dev", {}, 4),
+        ("tiny-dev", {"guidance": Guidance(video_cfg=1, audio_cfg=1)}, 3),
+        ("tiny-dev", {"guidance": Guidance(video_stg=0, audio_stg=0)}, 3),
+        ("tiny-dev", {"guidance": Guidance(video_modality=1, audio_modality=1)}, 3),
+        ("tiny-dev", {"guidance": Guidance(video_cfg=1, video_stg=0, video_modality=1), "audio": track()}, 1),
+    ],
+)
+def test_only_passes_with_a_scale_that_is_not_neutral_are_run(
+    tiny: Tiny, name: str, fields: dict[str, Any], passes: int
+) -> None:
+    components = tiny(name)
+    with Calls(components.transformer) as calls:
+        latents(components, make(num_inference_steps=3, **fields))
+    assert calls.count == 3 * passes
+
+
+def test_the_negative_prompt_is_encoded_only_when_it_is_used(tiny: Tiny) -> None:
+    for name, prompts in (("tiny", 1), ("tiny-dev", 2)):
+        components = tiny(name)
+        with Calls(components.connectors) as calls:
+            latents(components, make())
+        assert calls.count == prompts
+
+
+def test_the_negative_prompt_repels(tiny: Tiny) -> None:
+    components = tiny("tiny-dev")
+    one, other = (latents(components, make(negative_prompt=text)) for text in ("fog", "rain"))
+    assert not same(one, other)
+
+
+def test_the_sound_track_is_the_given_sound_the_generated_one_or_none(tiny: Tiny) -> None:
+    components = tiny("tiny")
+
+    def sound(**fields: Any) -> Waveform | None:
+        request = make(**fields)
+        return generate(components, request, make_plan(request, components.recipe), Inputs({}, SOUNDS["a"])).sound
+
+    given = sound(audio=AudioTrack(source="sound", start=0.1))
+    assert given is not None
+    assert given.sample_rate == 16_000
+    assert np.array_equal(given.samples, SOUNDS["a"].samples[:, 1600 : 1600 + round(17 / 25 * 16_000)])
+    for fields in ({}, {"audio": track(0.5)}, {"audio": track(0.0)}):
+        made = sound(**fields)
+        assert made is not None
+        assert made.sample_rate == 24_000
+        assert made.samples.shape[0] == 2
+        assert 0 < made.seconds < 17 / 25  # a little shorter than the pictures
+    assert sound(include_audio=False) is None
+    assert sound(audio=track(), include_audio=False) is None
+
+
+def test_2_3_and_2_5_sound_at_48_khz(tiny: Tiny) -> None:
+    for name in ("tiny-2.3", "tiny-2.5"):
+        components = tiny(name)
+        result = generate(components, make(), make_plan(make(), components.recipe), Inputs({}))
+        assert result.sound is not None
+        assert result.sound.sample_rate == 48_000
+
+
+def test_the_picture_is_cut_around_the_centre_and_at_the_end(tiny: Tiny) -> None:
+    components = tiny("tiny")
+    whole, cut = make(width=96, height=64, num_frames=17), make(width=92, height=66, num_frames=12)
+    assert (cut.grid.grid_width, cut.grid.grid_height, cut.grid.grid_frames) == (96, 96, 17)
+    whole = replace_size(whole, 96, 96)
+    pictures: list[Tensor] = [
+        generate(components, request, make_plan(request, components.recipe), Inputs({})).pictures
+        for request in (whole, cut)
+    ]
+    assert torch.equal(pictures[0][:, :, :12, 15:81, 2:94], pictures[1])
+
+
+def replace_size(request: GenerationRequest, width: int, height: int) -> GenerationRequest:
+    return request.model_copy(update={"width": width, "height": height})
+
+
+def test_a_cancelled_generation_stops_before_the_next_step(tiny: Tiny) -> None:
+    components, request = tiny("tiny"), make(num_inference_steps=8)
+    seen: list[int] = []
+
+    def report(phase: str, step: int, _steps: int) -> None:
+        if phase == "denoising":
+            seen.append(step)
+
+    with pytest.raises(Canceled), Calls(components.transformer) as calls:
+        generate(
+            components,
+            request,
+            make_plan(request, components.recipe),
+            Inputs({}),
+            report,
+            cancelled=lambda: bool(seen) and seen[-1] == 3,
+        )
+    assert seen == [0, 1, 2, 3]
+    assert calls.count == 3
+
+
+def test_progress_names_each_phase_and_counts_each_step(tiny: Tiny) -> None:
+    components, seen = tiny("tiny"), []
+    generate(components, make(), make_plan(make(), components.recipe), Inputs({}), lambda *report: seen.append(report))
+    assert seen == [
+        ("encoding", 0, 0),
+        ("denoising", 0, 2),
+        ("denoising", 1, 2),
+        ("denoising", 2, 2),
+        ("decoding", 0, 0),
+    ]
+
+
+def test_a_plan_without_any_guidance_is_neutral(tiny: Tiny) -> None:
+    plan = make_plan(make(), tiny("tiny").recipe)
+    assert (plan.video, plan.audio) == (NEUTRAL, replace(NEUTRAL))

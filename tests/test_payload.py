@@ -1,0 +1,82 @@
+from typing import Any
+
+import pytest
+
+from ltx2.errors import InvalidRequest
+from ltx2.payload import GenerateBody, parse
+from ltx2.request import GenerationRequest
+
+
+def test_media_are_named_by_the_callers_fields_and_travel_beside_the_request() -> None:
+    request, sources = parse(
+        {
+            "prompt": "x",
+            "image_start": "S",
+            "image_end": "E",
+            "image_strength": 0.5,
+            "keyframes": [{"image": "K", "frame": 9, "strength": 0.25}],
+            "audio": "A",
+            "audio_strength": 0.75,
+            "audio_start": 1.5,
+        }
+    )
+    assert sources == {"image_start": "S", "image_end": "E", "keyframes[0].image": "K", "audio": "A"}
+    assert [(frame.image, frame.index(49), frame.strength) for frame in request.keyframes] == [
+        ("image_start", 0, 0.5),
+        ("keyframes[0].image", 9, 0.25),
+        ("image_end", 48, 0.5),
+    ]
+    assert request.audio is not None
+    assert (request.audio.source, request.audio.strength, request.audio.start) == ("audio", 0.75, 1.5)
+
+
+def test_image_end_strength_speaks_for_the_end_image_alone() -> None:
+    request, _ = parse({"prompt": "x", "image_start": "S", "image_end": "E", "image_end_strength": 0.1})
+    assert [frame.strength for frame in request.keyframes] == [1.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "video", "audio"),
+    [
+        ({}, None, None),
+        ({"guidance_scale": 4.5}, 4.5, None),
+        ({"guidance_scale": 1}, 1, 1),
+        ({"guidance_scale": 1, "guidance": {"audio_cfg": 5}}, 1, 5),
+        ({"guidance": {"video_cfg": 1}}, 1, None),
+    ],
+)
+def test_guidance_scale_is_the_cfg_of_the_picture_and_1_turns_all_cfg_off(
+    fields: dict[str, Any], video: float | None, audio: float | None
+) -> None:
+    guidance = parse({"prompt": "x"} | fields)[0].guidance
+    assert (guidance.video_cfg, guidance.audio_cfg) == (video, audio)
+
+
+def test_the_defaults_are_those_of_the_request() -> None:
+    assert parse({"prompt": "x"})[0] == GenerationRequest(prompt="x")
+
+
+def test_every_field_of_the_request_can_be_reached() -> None:
+    # what is not of the same name is reached by these
+    others = {"keyframes": "image_start", "output": "crf"}
+    for name in GenerationRequest.model_fields:
+        assert others.get(name, name) in GenerateBody.model_fields
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": "x", "keyframes": [{"frame": 1}]}, "keyframes[0].image"),
+        ({"prompt": "x", "keyframes": [{"image": "K", "frame": "middle"}]}, "keyframes[0].frame"),
+        ({"prompt": "x", "guidance": {"video_stg": "1"}}, "guidance.video_stg"),
+        ([], None),
+        (None, None),
+        ("text", None),
+    ],
+)
+def test_errors_name_the_field_and_repeat_nothing(data: object, field: str | None) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(data)
+    assert caught.value.field == field
+    assert "text" not in caught.value.message

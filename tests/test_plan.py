@@ -1,0 +1,84 @@
+from typing import Any
+
+import pytest
+from diffusers.pipelines.ltx2 import utils as stock
+
+from ltx2.plan import make_plan
+from ltx2.recipes import DISTILLED_SIGMAS, NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, Kind, Scales, recipe_for
+from ltx2.request import AudioTrack, GenerationRequest, Guidance
+
+DEV, DISTILLED = recipe_for("2.0", "dev"), recipe_for("2.0", "distilled")
+
+
+def make(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(prompt="x", **fields)
+
+
+def test_the_constants_are_those_diffusers_took_from_the_official_code() -> None:
+    assert NEGATIVE_PROMPT == stock.DEFAULT_NEGATIVE_PROMPT
+    assert (*stock.DISTILLED_SIGMA_VALUES, 0.0) == DISTILLED_SIGMAS
+    assert (*stock.STAGE_2_DISTILLED_SIGMA_VALUES, 0.0) == REFINE_SIGMAS
+    assert recipe_for("2.0", "dev").image_crf == recipe_for("2.3", "distilled").image_crf == stock.DEFAULT_IMAGE_CRF
+    assert recipe_for("2.5", "dev").image_crf == stock.LTX2_5_IMAGE_CRF
+
+
+@pytest.mark.parametrize(
+    ("generation", "kind", "steps", "block", "sampler"),
+    [
+        ("2.0", "dev", 40, 29, "euler"),
+        ("2.3", "dev", 30, 28, "euler"),
+        ("2.5", "dev", 30, 28, "euler"),
+        ("2.0", "distilled", 8, 29, "euler"),
+        ("2.3", "distilled", 8, 28, "euler"),
+        ("2.5", "distilled", 8, 28, "euler_ancestral"),
+    ],
+)
+def test_recipes(generation: Any, kind: Kind, steps: int, block: int, sampler: str) -> None:
+    recipe = recipe_for(generation, kind)
+    assert (recipe.steps, recipe.stg_blocks, recipe.sampler) == (steps, (block,), sampler)
+    guided = (Scales(3, 1, 3, 0.7), Scales(7, 1, 3, 0.7))
+    assert (recipe.video, recipe.audio) == (guided if kind == "dev" else (NEUTRAL, NEUTRAL))
+
+
+def test_what_is_not_asked_for_is_the_recipe_s() -> None:
+    plan = make_plan(make(), DEV)
+    assert (plan.steps, plan.video, plan.audio, plan.negative_prompt) == (40, DEV.video, DEV.audio, NEGATIVE_PROMPT)
+    assert plan.warnings == ()
+    assert make_plan(make(), DISTILLED).warnings == ()
+
+
+def test_what_is_asked_for_wins() -> None:
+    plan = make_plan(
+        make(guidance=Guidance(video_cfg=5, audio_stg=0, audio_rescale=0), num_inference_steps=12, negative_prompt=""),
+        DEV,
+    )
+    assert plan.video == Scales(5, 1, 3, 0.7)
+    assert plan.audio == Scales(7, 0, 3, 0)
+    assert (plan.steps, plan.negative_prompt) == (12, "")
+
+
+def test_a_frozen_sound_is_not_guided_and_a_noised_one_is() -> None:
+    assert make_plan(make(audio=AudioTrack(source="a")), DEV).audio == NEUTRAL
+    assert make_plan(make(audio=AudioTrack(source="a", strength=0.5)), DEV).audio == DEV.audio
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_inference_steps": 40}, "made for 8 steps"),
+        ({"guidance": Guidance(video_cfg=3)}, "needs no guidance"),
+        ({"negative_prompt": "fog"}, "negative_prompt has no effect"),
+        ({"num_frames": 505}, "more than the 504"),
+        ({"audio": AudioTrack(source="a", strength=0)}, "sound was ignored"),
+    ],
+)
+def test_a_doubt_is_said(fields: dict[str, Any], said: str) -> None:
+    (warning,) = make_plan(make(**fields), DISTILLED).warnings
+    assert said in warning
+
+
+def test_no_doubt_where_there_is_none() -> None:
+    quick = make(num_inference_steps=8, guidance=Guidance(video_cfg=1), num_frames=504)
+    assert make_plan(quick, DISTILLED).warnings == ()
+    guided = make(num_inference_steps=20, guidance=Guidance(video_cfg=3), negative_prompt="fog")
+    assert make_plan(guided, DEV).warnings == ()

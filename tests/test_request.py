@@ -1,0 +1,81 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ltx2.errors import InvalidRequest
+from ltx2.request import AudioTrack, GenerationRequest, Keyframe
+from ltx2.settings import Settings
+
+FIRST = Keyframe(image="a", frame="first")
+LAST = Keyframe(image="b", frame="last")
+SOUND = AudioTrack(source="c")
+
+
+def make(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(prompt="x", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({}, "T2V+Audio"),
+        ({"include_audio": False}, "T2V"),
+        ({"keyframes": (FIRST,)}, "I2V"),
+        ({"keyframes": (FIRST, LAST)}, "I2V(first+last)"),
+        ({"keyframes": (LAST,)}, "I2V(last)"),
+        ({"keyframes": (Keyframe(image="m", frame=20),)}, "I2V"),
+        ({"keyframes": (Keyframe(image="m", frame=48),)}, "I2V(last)"),
+        ({"keyframes": (LAST,), "num_frames": 1}, "I2V"),
+        ({"audio": SOUND}, "A2V"),
+        ({"audio": SOUND, "keyframes": (LAST,)}, "A2V+I2V"),
+        ({"audio": AudioTrack(source="c", strength=0)}, "T2V+Audio"),
+    ],
+)
+def test_mode(fields: dict[str, Any], mode: str) -> None:
+    assert make(**fields).mode == mode
+
+
+def test_a_keyframe_belongs_on_the_asked_frames_not_on_the_generated_ones() -> None:
+    request = make(num_frames=150, keyframes=(LAST,))
+    assert request.grid.grid_frames == 153
+    assert request.keyframes[0].index(request.num_frames) == 149
+
+
+def test_a_request_is_frozen_and_holds_no_payload() -> None:
+    request = make(keyframes=(FIRST,), audio=SOUND)
+    with pytest.raises(ValidationError):
+        request.prompt = "y"  # type: ignore[misc]
+    assert GenerationRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"width": True}, {"fps": float("nan")}, {"fps": float("inf")}, {"seed": 1.0}, {"num_frames": "9"}, {"size": 1}],
+)
+def test_nothing_is_converted(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"width": 1920, "height": 1090}, "width"),
+        ({"width": 1090, "height": 1920}, "height"),
+        ({"num_frames": 1442}, "num_frames"),
+        ({"num_inference_steps": 101}, "num_inference_steps"),
+        ({"negative_prompt": "x" * 10_001}, "negative_prompt"),
+        ({"keyframes": (Keyframe(image="k", frame=49),)}, "k"),
+        ({"keyframes": (FIRST, Keyframe(image="k", frame=0))}, "k"),
+        ({"keyframes": (FIRST, LAST), "num_frames": 1}, "b"),
+    ],
+)
+def test_limits_name_the_field(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make(**fields).check_limits(Settings())
+    assert caught.value.field == named
+
+
+def test_the_largest_allowed_request_is_allowed() -> None:
+    make(width=1920, height=1088, num_frames=1441, num_inference_steps=100).check_limits(Settings())

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ltx2.errors import InvalidRequest
+from ltx2.settings import Settings, load_settings
+
+
+def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTX2_MODEL", "tiny-dev")
+    monkeypatch.setenv("LTX2_MAX_BODY_MB", "0.5")
+    monkeypatch.setenv("LTX2_DATA_DIR", "/data")
+    settings = load_settings()
+    assert (settings.model, settings.max_body_bytes) == ("tiny-dev", 2**19)
+    assert settings.outputs_dir == Path("/data/outputs")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LTX2_QUEUE_LIMIT", "0"),
+        ("LTX2_DEVICE", "gpu"),
+        ("LTX2_PRECISION", "fp64"),
+        ("LTX2_VIDEO_CRF", "52"),
+        ("LTX2_MAX_PIXELS", "many"),
+        ("RUNPOD_LOG_LEVEL", "WARNING"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequest, match=name):
+        load_settings()
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().model = "other"  # type: ignore[misc]
