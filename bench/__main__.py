@@ -5,9 +5,9 @@ Exits with 1 if a ratio is below its guard.
 
 import sys
 
-from bench import mux
+from bench import mux, passes
 
-BENCHES = (mux,)
+BENCHES = (mux, passes)
 
 
 def main() -> int:

@@ -30,7 +30,6 @@ Chunk = NDArray[np.uint8]
 """Frames as RGB, [n, height, width, 3]."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SECONDS_BETWEEN_KEYFRAMES = 2
 _SECONDS_BETWEEN_QUESTIONS = 0.1
 _CONVERTING_THREADS = 2
 """Enough to stay ahead of x264. The default is one a core, even of cores that a container may not use."""
@@ -162,7 +161,6 @@ class _Encoder:
         self._stream = self._container.add_stream("libx264", rate=fps, options=options, width=width, height=height)
         context = self._stream.codec_context
         context.time_base = self._time_base = 1 / fps
-        context.gop_size = max(1, round(_SECONDS_BETWEEN_KEYFRAMES * fps))
         # PyAV would cut each frame into slices, one a thread: the same speed, larger files.
         context.thread_type = ThreadType.FRAME
         context.color_range = ColorRange.MPEG
