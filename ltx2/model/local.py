@@ -7,11 +7,13 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from ltx2.engine import Cancelled, Clip, EngineStatus, OnProgress, Phase, Progress
+from ltx2.errors import NotReady
 from ltx2.media.audio import decode_audio
 from ltx2.media.images import decode_image
 from ltx2.request import GenerationRequest
@@ -38,6 +40,7 @@ class LocalEngine:
 
     def _load(self) -> "Runner":
         if self._runner is None:
+            self._outputs()
             from ltx2.model.runner import Runner
 
             started = time.perf_counter()
@@ -49,6 +52,17 @@ class LocalEngine:
             )
             log.info("loaded %s in %.1f s", self._runner.name, time.perf_counter() - started)
         return self._runner
+
+    def _outputs(self) -> Path:
+        folder = self.settings.outputs_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotReady(
+                f"the folder for results cannot be made: {error.strerror}",
+                hint="set LTX2_DATA_DIR to a folder that this user can write",
+            ) from error
+        return folder
 
     def status(self) -> EngineStatus:
         return self._status
@@ -76,8 +90,7 @@ class LocalEngine:
             else None
         )
         runner = self._load()
-        target = settings.outputs_dir / f"{uuid.uuid4().hex}.mp4"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._outputs() / f"{uuid.uuid4().hex}.mp4"
         made = runner.run(request, images, sound, target, clock.report, cancelled)
         return Clip(
             path=target,

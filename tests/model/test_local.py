@@ -1,0 +1,123 @@
+"""The engine in this process: files, progress, cancelling, running out of memory."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ltx2.engine import Engine, Progress
+from ltx2.errors import Canceled, NotReady, OutOfMemory, UnsupportedMedia
+from ltx2.media.probe import probe_mp4
+from ltx2.model.local import LocalEngine
+from ltx2.request import AudioTrack, GenerationRequest, Keyframe
+from ltx2.settings import Settings
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(_progress: Progress) -> None:
+    pass
+
+
+def make(**fields: Any) -> GenerationRequest:
+    small = {"prompt": "x", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 1}
+    return GenerationRequest(**small | fields)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
+    return LocalEngine(Settings(data_dir=tmp_path_factory.mktemp("engine"), device="cpu"))
+
+
+def files(engine: LocalEngine) -> list[Path]:
+    return sorted(path for path in engine.settings.data_dir.rglob("*") if path.is_file())
+
+
+def test_it_is_an_engine_and_knows_its_memory(engine: LocalEngine) -> None:
+    contract: Engine = engine
+    before = LocalEngine(engine.settings).status()
+    assert before.loaded == ()
+    assert before.budget_gb > 0
+    contract.load()
+    after = contract.status()
+    assert after.loaded == ("tiny",)
+    assert 0 < after.resident_gb < 0.1
+    assert after.budget_gb == pytest.approx(before.budget_gb)
+
+
+def test_a_clip_and_its_facts(engine: LocalEngine, data: Path) -> None:
+    seen: list[Progress] = []
+    request = make(
+        keyframes=(Keyframe(image="photo", frame="first"),), audio=AudioTrack(source="speech", start=1.0), fps=24
+    )
+    media = {"photo": (data / "photo.jpg").read_bytes(), "speech": (data / "speech.mp3").read_bytes()}
+    clip = engine.generate(request, media, seen.append, never)
+    facts = probe_mp4(clip.path)
+    assert (facts.width, facts.height, facts.num_frames, facts.fps) == (64, 64, 9, 24)
+    assert clip.audio_sample_rate == facts.audio_sample_rate == 44_100
+    assert clip.duration_seconds == pytest.approx(9 / 24)
+    assert list(dict.fromkeys(progress.phase for progress in seen)) == list(clip.seconds)
+    assert list(clip.seconds) == ["loading", "encoding", "denoising", "decoding", "muxing"]
+    assert [str(progress) for progress in seen if progress.steps] == ["denoising 0/2", "denoising 1/2", "denoising 2/2"]
+    clip.path.unlink()
+
+
+def test_a_wrong_file_is_refused_by_its_name_before_anything_is_loaded(tmp_path: Path) -> None:
+    fresh = LocalEngine(Settings(data_dir=tmp_path, device="cpu"))
+    request = make(keyframes=(Keyframe(image="image_start", frame="first"),))
+    with pytest.raises(UnsupportedMedia) as caught:
+        fresh.generate(request, {"image_start": b"no image"}, ignore, never)
+    assert caught.value.field == "image_start"
+    assert fresh.status().loaded == ()
+
+
+@pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding", "muxing"])
+def test_cancelling_in_any_phase_leaves_no_file_and_the_next_one_works(engine: LocalEngine, phase: str) -> None:
+    stop = threading.Event()
+
+    def cancel(progress: Progress) -> None:
+        if progress.phase == phase:
+            stop.set()
+
+    with pytest.raises(Canceled):
+        engine.generate(make(), {}, cancel, stop.is_set)
+    assert files(engine) == []
+    clip = engine.generate(make(), {}, ignore, never)
+    assert files(engine) == [clip.path]
+    clip.path.unlink()
+
+
+def test_running_out_of_memory_is_said_and_the_next_one_works(engine: LocalEngine) -> None:
+    def exhaust(progress: Progress) -> None:
+        if progress.step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for _ in range(3):
+        with pytest.raises(OutOfMemory, match="64x64 with 9 frames") as caught:
+            engine.generate(make(), {}, exhaust, never)
+        assert caught.value.hint
+        assert caught.value.__cause__ is None  # it would hold on to the tensors
+        assert caught.value.__context__ is None
+    clip = engine.generate(make(), {}, ignore, never)
+    clip.path.unlink()
+    assert files(engine) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    engine = LocalEngine(Settings(data_dir=tmp_path / "file", device="cpu"))
+    with pytest.raises(NotReady, match="Not a directory") as caught:
+        engine.load()
+    assert "LTX2_DATA_DIR" in str(caught.value.hint)
+    assert engine.status().loaded == ()
+
+
+def test_a_silent_film_without_sound_when_none_is_wanted(engine: LocalEngine) -> None:
+    clip = engine.generate(make(include_audio=False), {}, ignore, never)
+    assert clip.audio_sample_rate is None
+    assert probe_mp4(clip.path).audio_codec is None
+    clip.path.unlink()
