@@ -15,6 +15,7 @@ from ltx2.request import (
     GenerationRequest,
     Guidance,
     Keyframe,
+    Mode,
     NegativePrompt,
     NumFrames,
     Output,
@@ -75,6 +76,32 @@ class GenerateBody(Strict):
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
     crf: Crf | None = Field(None, description="x264 quality: 0 lossless … 51 worst")
+
+
+class Facts(Strict):
+    """What the response of ``POST /generate`` and the result of a job say beside the video."""
+
+    duration_seconds: float
+    resolution: str = Field(description='as "288x512"')
+    fps: int | float
+    seed: int = Field(description="send it to make the same clip again")
+    generation_time_seconds: float = Field(description="wall time, without waiting in the queue")
+    has_audio: bool
+    has_image_start: bool
+    has_image_end: bool
+    mode: Mode = Field(description="what kind of generation the inputs made it")
+    num_frames: int
+    num_inference_steps: int
+    audio_sample_rate: int | None = Field(description="samples a second; null without sound")
+    model: str
+    warnings: list[str] = Field(description="what you would want to know about this clip")
+    phase_seconds: dict[str, float] = Field(description="wall time of each phase")
+
+
+class GenerateResponse(Facts):
+    """The response of ``POST /generate``."""
+
+    video: str = Field(description="data:video/mp4;base64,…")
 
 
 def parse(data: object) -> tuple[GenerationRequest, Sources]:
@@ -139,25 +166,25 @@ def _guidance(body: GenerateBody) -> Guidance:
 
 
 def view(request: GenerationRequest, clip: Clip) -> dict[str, Any]:
-    """Everything of the response but ``video``, in the words of the API."""
+    """Everything of the response but ``video``."""
     images = {keyframe.image for keyframe in request.keyframes}
-    return {
-        "duration_seconds": round(clip.duration_seconds, 3),
-        "resolution": f"{clip.width}x{clip.height}",
-        "fps": int(request.fps) if request.fps == int(request.fps) else request.fps,
-        "seed": clip.seed,
-        "generation_time_seconds": round(sum(clip.seconds.values()), 3),
-        "has_audio": clip.audio_sample_rate is not None,
-        "has_image_start": "image_start" in images,
-        "has_image_end": "image_end" in images,
-        "mode": request.mode,
-        "num_frames": clip.num_frames,
-        "num_inference_steps": clip.steps,
-        "audio_sample_rate": clip.audio_sample_rate,
-        "model": clip.model,
-        "warnings": list(clip.warnings),
-        "phase_seconds": {phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
-    }
+    return Facts(
+        duration_seconds=round(clip.duration_seconds, 3),
+        resolution=f"{clip.width}x{clip.height}",
+        fps=int(request.fps) if request.fps == int(request.fps) else request.fps,
+        seed=clip.seed,
+        generation_time_seconds=round(sum(clip.seconds.values()), 3),
+        has_audio=clip.audio_sample_rate is not None,
+        has_image_start="image_start" in images,
+        has_image_end="image_end" in images,
+        mode=request.mode,
+        num_frames=clip.num_frames,
+        num_inference_steps=clip.steps,
+        audio_sample_rate=clip.audio_sample_rate,
+        model=clip.model,
+        warnings=list(clip.warnings),
+        phase_seconds={phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
+    ).model_dump()
 
 
 def invalid(first: Mapping[str, Any]) -> InvalidRequest:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,6 +37,22 @@ STATUS: Mapping[str, int] = {
 
 RETRY_SECONDS = 10
 """What a caller is told to wait when the queue is full."""
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="one of a fixed set, for programs")
+    message: str = Field(description="one sentence, for people")
+    field: str | None = Field(description="the request field at fault")
+    hint: str | None = Field(description="what to do about it")
+    request_id: str = Field(description="also in the X-Request-Id header and in the server's log")
+
+
+class ErrorResponse(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    error: ErrorDetail
 
 
 def json_response(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

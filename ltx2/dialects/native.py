@@ -10,9 +10,17 @@ import pybase64
 from fastapi import APIRouter, Request, Response
 
 from ltx2 import __version__
-from ltx2.dialects.base import STATUS, error_headers, json_response, request_id, unless_gone
+from ltx2.dialects.base import (
+    STATUS,
+    ErrorDetail,
+    ErrorResponse,
+    error_headers,
+    json_response,
+    request_id,
+    unless_gone,
+)
 from ltx2.errors import LTX2Error
-from ltx2.payload import GenerateBody, to_request, view
+from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
 from ltx2.studio.studio import Studio
 
 CLIENT_CLOSED_REQUEST = 499
@@ -23,7 +31,11 @@ def router(studio: Studio) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=["native"])
 
-    @routes.post("/generate", summary="Generate a video", response_model=None)
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse} for status in sorted({*STATUS.values()})
+    }
+
+    @routes.post("/generate", summary="Generate a video", response_model=GenerateResponse, responses=errors)
     async def generate(body: GenerateBody, request: Request) -> Response:
         made = await unless_gone(request, studio.run(*to_request(body)))
         if made is None:
@@ -73,15 +85,14 @@ def router(studio: Studio) -> APIRouter:
 
 def render_error(error: LTX2Error, request: Request, status: int | None = None) -> Response:
     """An error in this dialect's shape."""
-    content = {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "field": error.field,
-            "hint": error.hint,
-            "request_id": request_id(request),
-        }
-    }
+    detail = ErrorDetail(
+        code=error.code,
+        message=error.message,
+        field=error.field,
+        hint=error.hint,
+        request_id=request_id(request),
+    )
+    content = ErrorResponse(error=detail).model_dump()
     return json_response(content, status or STATUS[error.code], error_headers(error))
 
 

@@ -1,0 +1,185 @@
+"""The documents against the code: every route, setting, field, code and command."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ltx2.dialects.app import create_app
+from ltx2.dialects.base import STATUS
+from ltx2.media.probe import probe_mp4
+from ltx2.model.local import LocalEngine
+from ltx2.model.tiny import TINY_MODELS
+from ltx2.payload import Facts, GenerateBody, GenerateResponse, parse
+from ltx2.request import GenerationRequest, Guidance
+from ltx2.settings import Settings
+from ltx2.studio.studio import Studio
+from processes import ROOT, Server
+
+README, LLMS, ARCHITECTURE = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "llms.txt", "ARCHITECTURE.md")
+)
+
+
+def block(text: str, beginning: str) -> str:
+    """The fenced block that begins with these words."""
+    (found,) = re.findall(rf"```\w+\n({re.escape(beginning)}.*?)```", text, re.DOTALL)
+    return str(found)
+
+
+def test_every_route_is_documented() -> None:
+    settings = Settings()
+    paths = create_app(Studio(settings, LocalEngine(settings))).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    for document in (README, LLMS):
+        assert routes <= set(re.findall(r"`((?:GET|POST|PUT|DELETE) [^`]+)`", document))
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"\| `(LTX2_\w+)` \| `([^`]+)` \|", README))
+    ours = {name: field for name, field in Settings.model_fields.items() if field.validation_alias is None}
+    assert set(rows) == {f"LTX2_{name.upper()}" for name in ours}
+    for name, field in ours.items():
+        assert rows[f"LTX2_{name.upper()}"] == str(field.default), name
+    for field in Settings.model_fields.values():
+        assert field.validation_alias is None or f"`{field.validation_alias}`" in README
+
+
+def test_every_request_field_is_documented() -> None:
+    documented = json.loads(block(LLMS, '{\n  "prompt"'))
+    assert documented.keys() == GenerateBody.model_fields.keys()
+    parse(documented)
+    section = LLMS.split("## Request")[1].split("## Response")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]+) \|", section, re.MULTILINE)
+    assert {name for name, _, _ in rows} == GenerateBody.model_fields.keys()
+    body = GenerateBody(prompt="x")
+    for name, _, default in rows:
+        value = getattr(body, name)
+        if isinstance(value, bool | int | float):
+            assert json.loads(default) == value, name
+    for name in Guidance.model_fields:
+        assert f"`{name}`" in LLMS
+
+
+def test_every_field_of_the_answer_and_every_mode_is_documented() -> None:
+    documented = json.loads(block(LLMS, '{\n  "video"'))
+    assert set(documented) == set(GenerateResponse.model_fields)
+    Facts.model_validate({name: value for name, value in documented.items() if name != "video"})
+    for mode in GenerateResponse.model_fields["mode"].annotation.__args__:  # type: ignore[union-attr]
+        assert f"`{mode}`" in LLMS
+
+
+def test_every_error_is_documented_with_its_status() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| ([^|]+) \|", LLMS, re.MULTILINE)
+    documented = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert documented == STATUS
+
+
+def test_every_miniature_is_documented() -> None:
+    for name in TINY_MODELS:
+        assert f"`{name}`" in README
+
+
+def test_limits_said_in_words_are_the_settings() -> None:
+    settings = Settings()
+    assert f"up to {settings.max_prompt_chars:,} characters" in LLMS
+    assert f"1 to {settings.max_num_frames}" in LLMS
+    assert settings.max_pixels == 1920 * 1088
+    assert f"over {settings.max_body_mb:g} MiB" in LLMS
+    assert f"| `crf` | int | {settings.video_crf} |" in LLMS
+
+
+def test_the_sizes_said_to_be_on_the_grid_are() -> None:
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| (\w+)", LLMS, re.MULTILINE)
+    assert rows
+    for width, height, on_grid in rows:
+        grid = GenerationRequest(prompt="x", width=int(width), height=int(height)).grid
+        assert ((grid.grid_width, grid.grid_height) == (int(width), int(height))) == (on_grid == "yes")
+
+
+def test_the_map_of_the_house_names_every_file() -> None:
+    drawn = set(re.findall(r"[\w]+\.py", ARCHITECTURE))
+    real = {path.name for path in (ROOT / "ltx2").rglob("*.py")} - {"__init__.py"}
+    assert real <= drawn
+    assert drawn <= real | {"handler.py", "server.py", "test_architecture.py"}
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", README)) <= targets
+
+
+def test_the_clients_of_llms_txt_work(server: Server, tmp_path: Path) -> None:
+    for name in ("start.jpg", "chime.ogg"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    client = block(LLMS, "import base64").replace("http://localhost:8000", server.url)
+    (tmp_path / "client.py").write_text(client)
+    run([sys.executable, "client.py"], tmp_path)
+    assert [probe_mp4(tmp_path / f"{name}.mp4").num_frames for name in ("rain", "alive", "bells")] == [9, 25, 25]
+    (tmp_path / "generate.sh").write_text(block(LLMS, "#!/usr/bin/env bash"))
+    run(["bash", "generate.sh", 'a "quoted" cat', "cat.mp4"], tmp_path, LTX_SERVER=server.url)
+    assert probe_mp4(tmp_path / "cat.mp4").num_frames == 49
+
+
+def test_the_curl_lines_of_llms_txt_and_readme_work(server: Server, tmp_path: Path) -> None:
+    script = block(LLMS, "# text to video").replace("http://<SERVER>:8000", server.url)
+    for placeholder, name in (("<IMAGE>", "start.jpg"), ("<SOUND>", "chime.ogg")):
+        encoded = subprocess.run(["base64", "-w0", str(ROOT / "examples" / name)], capture_output=True, check=True)
+        script = script.replace(placeholder, encoded.stdout.decode())
+    assert run(["bash", "-c", script], tmp_path).count('"video":"data:video/mp4') == 5
+    waves = block(README, "make serve").split("\n", 1)[1]
+    waves = waves.replace("http://127.0.0.1:8000", server.url).replace(".venv/bin/python", sys.executable)
+    assert "288x512 T2V+Audio" in run(["bash", "-c", waves], tmp_path)
+    assert probe_mp4(tmp_path / "waves.mp4").num_frames == 25
+
+
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_example_job_is_made_of_the_example_files() -> None:
+    job = json.loads((ROOT / "test_input.json").read_text())["input"]
+    request, sources = parse(job)
+    assert request.mode == "A2V+I2V"
+    for field, name in (("image_start", "start.jpg"), ("audio", "chime.ogg")):
+        encoded = str(sources[field]).split(",")[1]
+        assert base64.b64decode(encoded) == (ROOT / "examples" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_everything_is_pinned(name: str) -> None:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+
+
+def test_every_dependency_is_among_the_pins() -> None:
+
+    pinned = {
+        re.split("==", line)[0].lower() for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
+    }
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split(r"[<>=]", line)[0] for line in declared} <= pinned
+
+
+def test_the_image_copies_what_there_is() -> None:
+    dockerfile, ignored = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text().splitlines()
+    sources = [source for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored
+    assert "LTX2_MODEL=ltx-2-distilled" in dockerfile
+    assert re.search(r"^FROM \S+:\d[\w.-]+$", dockerfile, re.MULTILINE)
+    for variable in re.findall(r"(LTX2_\w+)=", dockerfile):
+        assert variable.removeprefix("LTX2_").lower() in Settings.model_fields
