@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ltx2.model.conditioning import Stream
@@ -103,8 +102,8 @@ class Denoiser:
                 video_coords=video.positions,
                 audio_coords=audio.positions,
                 isolate_modalities=isolated,
+                # without a mask the whole sample is perturbed, and no block has to ask the device whether it is
                 spatio_temporal_guidance_blocks=list(perturbation.blocks) if perturbation else None,
-                perturbation_mask=torch.zeros(1, device=video.tokens.device, dtype=dtype) if perturbation else None,
                 use_cross_timestep=False,
                 video_keyframes_mask=video.keyframes_mask if self._marks_keyframes else None,
                 return_dict=False,
