@@ -36,7 +36,6 @@ class Server:
     process: subprocess.Popen[bytes]
     data_dir: Path
     log_file: Path
-    first_health_seconds: float
 
     @property
     def log(self) -> str:
@@ -71,7 +70,7 @@ def running_server(folder: Path, settings: Mapping[str, str] | None = None) -> I
                 if process.poll() is not None or time.monotonic() - started > 60:
                     raise RuntimeError(log_file.read_text(errors="replace")) from None
                 time.sleep(0.05)
-        yield Server(url, process, data_dir, log_file, time.monotonic() - started)
+        yield Server(url, process, data_dir, log_file)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
