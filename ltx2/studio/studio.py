@@ -131,11 +131,20 @@ class Studio:
             raise Canceled("the request was cancelled")
         self._running += 1
         try:
-            return self._engine.generate(request, media, on_progress, cancelled)
-        except LTX2Error:
+            clip = self._engine.generate(request, media, on_progress, cancelled)
+        except LTX2Error as error:
+            log.info("%s ended: %s", _outline(request), error.code)
             raise
         except Exception:
             log.exception("a generation failed")
             raise Internal("the generation failed; the server's log says why") from None
+        else:
+            log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, sum(clip.seconds.values()))
+            return clip
         finally:
             self._running -= 1
+
+
+def _outline(request: GenerationRequest) -> str:
+    """A request in a log line: nothing that anybody wrote, said or showed."""
+    return f"{request.mode} {request.width}x{request.height}, {request.num_frames} frames, seed {request.seed}"
