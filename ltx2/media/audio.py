@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Final
 
+import av
 import numpy as np
 import soundfile
 
@@ -15,6 +16,8 @@ from ltx2.media.sniff import describe, kind, skip_id3
 
 _USUAL_RATE: Final = 48_000
 _MIN_VALUES: Final = 2**24
+LAYOUTS: Final = {1: "mono", 2: "stereo"}
+"""FFmpeg's name for a number of channels."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,21 @@ def fit(waveform: Waveform, start_seconds: float, seconds: float | Fraction) -> 
     samples = np.zeros((part.shape[0], length), np.float32)
     samples[:, : part.shape[1]] = part
     return Waveform(samples, rate)
+
+
+def change_rate(waveform: Waveform, rate: int) -> Waveform:
+    """The same sound at another rate, in time with the original and clipped to ±1, by FFmpeg's resampler."""
+    resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[waveform.samples.shape[0]], rate=rate)
+    frames = [*resampler.resample(audio_frame(waveform.samples, waveform.sample_rate)), *resampler.resample(None)]
+    return Waveform(np.concatenate([frame.to_ndarray() for frame in frames], axis=1).clip(-1, 1), rate)
+
+
+def audio_frame(samples: Samples, rate: int) -> av.AudioFrame:
+    """Samples ``[1 or 2 channels, samples]`` as FFmpeg takes them."""
+    layout = LAYOUTS[samples.shape[0]]
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame.sample_rate = rate
+    return frame
 
 
 def _decode(read: Callable[[], Iterator[Block]], found: str, max_seconds: float) -> Waveform:

@@ -5,13 +5,11 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.container import OutputContainer
-from numpy.typing import NDArray
 
 from ltx2.errors import Internal
-from ltx2.media.audio import Waveform, fit
+from ltx2.media.audio import LAYOUTS, Waveform, audio_frame, change_rate, fit
 
 _BIT_RATES = {1: 128_000, 2: 192_000}
-_LAYOUTS = {1: "mono", 2: "stereo"}
 _BITS_A_SAMPLE = 6
 """AAC allows 6144 bits a channel for 1024 samples."""
 _PIECE = 1024
@@ -28,14 +26,14 @@ def encodable(waveform: Waveform, seconds: Fraction) -> Waveform:
         Internal: it is not [1 or 2 channels, samples] at a positive rate.
     """
     shape, rate = waveform.samples.shape, waveform.sample_rate
-    if len(shape) != 2 or shape[0] not in _LAYOUTS or rate <= 0:
+    if len(shape) != 2 or shape[0] not in LAYOUTS or rate <= 0:
         raise Internal(f"a sound of shape {shape} at {rate} Hz cannot be written")
     fitted = fit(waveform, 0, seconds)
     np.nan_to_num(fitted.samples, copy=False, nan=0, posinf=0, neginf=0)
     np.clip(fitted.samples, -1, 1, out=fitted.samples)
     if rate in (av.Codec("aac", "w").audio_rates or ()):
         return fitted
-    return fit(_resample(fitted, _FALLBACK_RATE), 0, seconds)
+    return fit(change_rate(fitted, _FALLBACK_RATE), 0, seconds)
 
 
 class SoundTrack:
@@ -48,14 +46,14 @@ class SoundTrack:
         self._rate = waveform.sample_rate
         self._done = 0
         channels = self._samples.shape[0]
-        self._stream = container.add_stream("aac", rate=self._rate, layout=_LAYOUTS[channels])
+        self._stream = container.add_stream("aac", rate=self._rate, layout=LAYOUTS[channels])
         self._stream.bit_rate = min(_BIT_RATES[channels], _BITS_A_SAMPLE * self._rate * channels)
         self._stream.codec_context.time_base = Fraction(1, self._rate)
 
     def write_until(self, seconds: Fraction) -> None:
         """Encode and mux up to a time, or as far as there is sound."""
         while self._done < min(self._samples.shape[1], seconds * self._rate):
-            frame = _frame(self._samples[:, self._done : self._done + _PIECE], self._rate)
+            frame = audio_frame(self._samples[:, self._done : self._done + _PIECE], self._rate)
             frame.pts = self._done
             frame.time_base = Fraction(1, self._rate)
             self._done += frame.samples
@@ -65,16 +63,3 @@ class SoundTrack:
         """Encode and mux all that remains."""
         self.write_until(Fraction(self._samples.shape[1], self._rate))
         self._container.mux(self._stream.encode())
-
-
-def _frame(samples: NDArray[np.float32], rate: int) -> av.AudioFrame:
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=_LAYOUTS[samples.shape[0]])
-    frame.sample_rate = rate
-    return frame
-
-
-def _resample(waveform: Waveform, rate: int) -> Waveform:
-    """The same sound at another rate, in time with the original."""
-    resampler = av.AudioResampler(format="fltp", layout=_LAYOUTS[waveform.samples.shape[0]], rate=rate)
-    frames = [*resampler.resample(_frame(waveform.samples, waveform.sample_rate)), *resampler.resample(None)]
-    return Waveform(np.concatenate([frame.to_ndarray() for frame in frames], axis=1).clip(-1, 1), rate)

@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.geometry import Grid
-from ltx2.media.audio import Waveform
+from ltx2.media.audio import Waveform, change_rate
 from ltx2.media.images import h264_round_trip
 from ltx2.model.components import Components, dtype_of
 from ltx2.model.conditioning import pack_audio
-from ltx2.model.mel import log_mel, resample
+from ltx2.model.mel import is_usual, log_mel, resample
+
+FALLBACK_RATE = 48_000
+"""What a sound at an unusual rate is brought to first."""
 
 
 def preprocess_image(image: NDArray[np.uint8], width: int, height: int, crf: int) -> Tensor:
@@ -28,13 +31,31 @@ def preprocess_image(image: NDArray[np.uint8], width: int, height: int, crf: int
     Returns:
         ``[3, 1, height, width]`` float32, -1 … 1.
     """
-    pixels = torch.from_numpy(h264_round_trip(image, crf)).permute(2, 0, 1)[None].float()
-    scale = max(height / pixels.shape[2], width / pixels.shape[3])
-    size = (math.ceil(pixels.shape[2] * scale), math.ceil(pixels.shape[3] * scale))
-    filled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    cut = filled[0, :, top : top + height, left : left + width]
-    return cut[:, None] / 127.5 - 1
+    source = torch.from_numpy(h264_round_trip(image, crf))
+    scale = max(height / source.shape[0], width / source.shape[1])
+    above, below, down = _neighbours(source.shape[0], scale, height)
+    before, after, right = _neighbours(source.shape[1], scale, width)
+    down, right = down[:, None, None], right[None, :, None]
+    # each pixel between its four neighbours, taken from the bytes: a thin strip scaled whole would fill gigabytes
+    upper = source[above[:, None], before] * (1 - right) + source[above[:, None], after] * right
+    lower = source[below[:, None], before] * (1 - right) + source[below[:, None], after] * right
+    filled = upper * (1 - down) + lower * down
+    return filled.permute(2, 0, 1)[:, None] / 127.5 - 1
+
+
+def _neighbours(length: int, scale: float, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where bilinear scaling finds the middle ``wanted`` pixels of a side of ``length``.
+
+    The definition is that of ``torch.nn.functional.interpolate`` with ``align_corners=False``.
+
+    Returns:
+        For each pixel the index before it, the index after it, and how far it lies towards the latter.
+    """
+    scaled = math.ceil(length * scale)
+    first = (scaled - wanted) // 2
+    at = ((torch.arange(first, first + wanted) + 0.5) * (length / scaled) - 0.5).clamp(min=0)
+    before = at.floor().long()
+    return before, (before + 1).clamp(max=length - 1), at - before
 
 
 def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -> Tensor:
@@ -50,6 +71,8 @@ def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -
 def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:
     """The audio tokens ``[1, T, 128]`` (float32, normalised) of a sound as long as the grid."""
     vae = components.audio_vae
+    if not is_usual(sound.sample_rate):
+        sound = change_rate(sound, FALLBACK_RATE)
     samples = torch.from_numpy(sound.samples).to(components.device)
     stereo = samples.expand(2, -1) if samples.shape[0] == 1 else samples
     mel = log_mel(resample(stereo, sound.sample_rate))

@@ -13,6 +13,8 @@ HOP = 160
 MELS = 64
 FLOOR = 1e-5
 
+LARGEST_KERNEL = 2**20
+"""Taps of the resampling filter over all its phases; usual rates need less than a tenth of that."""
 LOWPASS_WIDTH = 6
 ROLLOFF = 0.99
 
@@ -49,6 +51,12 @@ def _filters() -> Tensor:
         mel_scale="slaney",
     )
     return torch.from_numpy(filters).float()
+
+
+def is_usual(rate: int, new_rate: int = SAMPLE_RATE) -> bool:
+    """Whether :func:`resample` can take this rate: the filter of two rates without a common factor is huge."""
+    common = math.gcd(rate, new_rate)
+    return (rate // common) * (new_rate // common) <= LARGEST_KERNEL
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int = SAMPLE_RATE) -> Tensor:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -58,3 +59,36 @@ def test_a_sound_gives_exactly_the_tokens_of_its_clip(
     sound = Waveform(np.random.default_rng(1).standard_normal((1, 4410)).astype(np.float32) * 0.1, 22_050)
     tokens = encode_sound(tiny("tiny"), fit(sound, 0.0, grid.grid_seconds), grid)
     assert tokens.shape == (1, grid.audio_latent_frames, 128)
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (2, 3), (50, 70), (200, 90), (1080, 1920)])
+def test_filling_is_bilinear_as_torch_defines_it(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    width, height = 96, 64
+    scale = max(height / shape[0], width / shape[1])
+    size = (math.ceil(shape[0] * scale), math.ceil(shape[1] * scale))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    filled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    expected = filled[0, :, top : top + height, left : left + width] / 127.5 - 1
+    # a strip of one pixel is scaled to a hundred thousand columns, which float32 counts less exactly
+    tolerance = 2e-2 if 1 in shape else 1e-4
+    assert float((preprocess_image(image, width, height, 0)[:, 0] - expected).abs().max()) < tolerance
+
+
+def test_a_strip_takes_no_more_memory_than_the_picture_it_fills() -> None:
+    strip = np.zeros((1, 16_384, 3), np.uint8)
+    # scaled whole, this would be 17 million columns of 1088 rows
+    assert preprocess_image(strip, 512, 1088, 33).shape == (3, 1, 1088, 512)
+
+
+@pytest.mark.parametrize("rate", [7919, 44_101, 383_999])
+def test_rates_without_a_common_factor_are_no_burden(tiny: Callable[[str], Components], rate: int) -> None:
+    grid = make_grid(64, 64, 9, Fraction(25))
+    pitch, usual = 440.0, 16_000
+    tones = [
+        Waveform(0.5 * np.sin(2 * np.pi * pitch * np.arange(r) / r, dtype=np.float32)[None], r) for r in (rate, usual)
+    ]
+    odd, plain = (encode_sound(tiny("tiny"), fit(tone, 0.0, grid.grid_seconds), grid) for tone in tones)
+    inner = slice(1, -1)  # the ends see what the resamplers think of silence
+    assert float((odd - plain)[:, inner].abs().mean()) < 0.1 * float(plain[:, inner].abs().mean())
