@@ -11,14 +11,17 @@ import pybase64
 import runpod
 
 from ltx2.engine import OnProgress, Progress
-from ltx2.errors import InvalidRequest, LTX2Error
+from ltx2.errors import Internal, InvalidRequest, LTX2Error
 from ltx2.model.local import LocalEngine
 from ltx2.payload import parse, view
 from ltx2.settings import Settings, load_settings
 from ltx2.studio.studio import Studio
 from ltx2.terminal import TerminalProgress
 
+log = logging.getLogger("ltx2.handler")
+
 SECONDS_BETWEEN_UPDATES = 1.5
+SECONDS_TO_FLUSH = 5.0
 LAST_PHASES = ("decoding", "muxing")
 """No update is sent this near to the result: RunPod's client gives no order, and it might arrive after it."""
 
@@ -40,10 +43,21 @@ class JobProgress:
 
     @staticmethod
     def finish() -> None:
-        """Wait until RunPod's client has sent what it was given; each update is a thread of its own."""
+        """Wait until RunPod's client has sent what it was given, but not for long.
+
+        Each update is a thread of the client's own, known by its name. To be removed once runpod can be
+        asked to wait, or sends updates in order.
+        """
+        deadline = time.monotonic() + SECONDS_TO_FLUSH
         for thread in threading.enumerate():
             if thread.name.endswith("(_thread_target)"):
-                thread.join(timeout=10)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+
+def view_error(error: LTX2Error) -> dict[str, Any]:
+    """A job's result when it failed: one string as ``error``, as RunPod has it, and our code and field."""
+    answer = {"error": str(error), "error_code": error.code}
+    return answer | ({"field": error.field} if error.field else {})
 
 
 class Worker:
@@ -65,15 +79,17 @@ class Worker:
             finally:
                 await asyncio.to_thread(updates.finish)
         except LTX2Error as error:
-            answer = {"error": str(error), "error_code": error.code}
-            return answer | ({"field": error.field} if error.field else {})
+            return view_error(error)
+        except Exception:
+            # RunPod would send a traceback and the host's name to the caller
+            log.exception("a job failed")
+            return view_error(Internal("the job failed; the worker's log says why"))
 
     async def _generate(self, job: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
         request, sources = parse(job.get("input"))
-        request, clip = await self.studio.run(request, sources, progress)
-        video = await asyncio.to_thread(clip.path.read_bytes)
-        clip.path.unlink()
-        return {"video": "data:video/mp4;base64," + pybase64.b64encode(video).decode()} | view(request, clip)
+        async with self.studio.run(request, sources, progress) as (asked, clip):
+            video = await asyncio.to_thread(clip.path.read_bytes)
+            return {"video": "data:video/mp4;base64," + pybase64.b64encode(video).decode()} | view(asked, clip)
 
 
 def main() -> int:

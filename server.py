@@ -25,7 +25,16 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(Studio(settings, LocalEngine(settings)))
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level=settings.log_level.lower())
+    config = uvicorn.Config(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        log_level=settings.log_level.lower(),
+        access_log=False,  # the application logs each request with its id
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    # first the port, then the model: a second server must not push the first one out of the GPU
+    uvicorn.Server(config).run(sockets=[config.bind_socket()])
     return 0
 
 

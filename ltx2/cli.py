@@ -30,14 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(message)s")
-        request, clip = make(settings, read_body(options.input))
+        request, clip, path = make(settings, read_body(options.input), options.output)
     except LTX2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    path = clip.path
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        path = Path(shutil.move(clip.path, options.output))
     print(report(request, clip, path))
     return 0
 
@@ -57,12 +53,19 @@ def read_body(file: Path) -> object:
     return body["input"] if isinstance(body, dict) and "input" in body else body
 
 
-def make(settings: Settings, body: object) -> tuple[GenerationRequest, Clip]:
-    """Make the clip of a request, with a progress bar."""
+def make(settings: Settings, body: object, output: Path | None) -> tuple[GenerationRequest, Clip, Path]:
+    """Make the clip of a request, with a progress bar, and move it to where it is wanted."""
+
+    async def run() -> tuple[GenerationRequest, Clip, Path]:
+        with TerminalProgress() as progress:
+            async with studio.run(*parse(body), progress) as (request, clip):
+                target = output or settings.outputs_dir / clip.path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return request, clip, Path(shutil.move(clip.path, target))
+
     studio = Studio(settings, LocalEngine(settings))
     try:
-        with TerminalProgress() as progress:
-            return asyncio.run(studio.run(*parse(body), progress))
+        return asyncio.run(run())
     finally:
         studio.close()
 

@@ -103,7 +103,7 @@ def exact_fps(fps: float) -> Fraction:
     """The rational frame rate meant by a decimal one.
 
     23.976, 29.97 and 59.94 are the broadcast rates 24000/1001, 30000/1001 and 60000/1001; any other
-    number is taken as it is written, to the thousandth.
+    number is taken as it is written, as the nearest fraction with a denominator up to 1000.
     """
     nominal = round(fps * 1001 / 1000)
     broadcast = Fraction(nominal * 1000, 1001)

@@ -37,7 +37,8 @@ def is_healthy(port: int) -> bool:
 
 
 def main(command_file: Path = Path("/proc/1/cmdline")) -> int:
-    command = command_file.read_text().split("\0")
+    # a shell may have the whole command as one word
+    command = command_file.read_text().replace("\0", " ").split()
     port = server_port(command, load_settings())
     return 0 if port is None or is_healthy(port) else 1
 

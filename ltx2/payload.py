@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from ltx2.engine import Clip
 from ltx2.errors import InvalidRequest
@@ -38,9 +39,13 @@ _MESSAGES = {
     "string_too_short": "must not be empty",
     "extra_forbidden": "unknown field",
     "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object, sent as Content-Type: application/json",
     "json_invalid": "the body is not valid JSON",
 }
 """Said instead of pydantic's own words, by its type of error."""
+
+MOST_VALUES = 1000
+"""In one body, nested ones included; the largest sensible one has about 150."""
 
 _DEFAULT = GenerationRequest(prompt="-")
 
@@ -76,6 +81,18 @@ class GenerateBody(Strict):
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
     crf: Crf | None = Field(None, description="x264 quality: 0 lossless … 51 worst")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_values(cls, data: object) -> object:
+        # each unknown field would become an error of its own: half a million of them take seconds
+        values = [data]
+        for value in values:
+            if isinstance(value, dict | list):
+                values += value.values() if isinstance(value, dict) else value
+                if len(values) > MOST_VALUES:
+                    raise PydanticCustomError("too_many_values", "Input has far more values than there are fields")
+        return data
 
 
 class Facts(Strict):

@@ -1,5 +1,6 @@
 """What a request comes to on a given checkpoint: every default filled in, every doubt said."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ltx2.geometry import trained_frames
@@ -23,13 +24,18 @@ def make_plan(request: GenerationRequest, recipe: Recipe) -> Plan:
     guidance = request.guidance
     track = request.driving_audio
     frozen = track is not None and track.strength == 1
+    video = _scales(recipe.video, guidance, "video")
+    # there is nothing to guide in a sound that stays as it is
+    audio = NEUTRAL if frozen else _scales(recipe.audio, guidance, "audio")
+    warnings = [*_doubts_of_the_recipe(request, recipe, video, audio), *_doubts_of_the_request(request)]
+    if frozen and _scales(NEUTRAL, guidance, "audio") != NEUTRAL:
+        warnings.append("The sound is followed strictly, so its own guidance had no effect.")
     return Plan(
         steps=request.num_inference_steps or recipe.steps,
-        video=_scales(recipe.video, guidance, "video"),
-        # there is nothing to guide in a sound that stays as it is
-        audio=NEUTRAL if frozen else _scales(recipe.audio, guidance, "audio"),
+        video=video,
+        audio=audio,
         negative_prompt=NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt,
-        warnings=tuple(_warnings(request, recipe)),
+        warnings=tuple(warnings),
     )
 
 
@@ -38,27 +44,27 @@ def _scales(recipe: Scales, guidance: Guidance, stream: str) -> Scales:
     return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
 
 
-def _warnings(request: GenerationRequest, recipe: Recipe) -> list[str]:
-    found = []
+def _doubts_of_the_recipe(request: GenerationRequest, recipe: Recipe, video: Scales, audio: Scales) -> Iterator[str]:
     if recipe.kind == "distilled":
         if request.num_inference_steps not in (None, recipe.steps):
-            found.append(
+            yield (
                 f"This is a distilled checkpoint, made for {recipe.steps} steps; "
                 f"{request.num_inference_steps} were run on an interpolated schedule."
             )
-        scales = (_scales(recipe.video, request.guidance, "video"), _scales(recipe.audio, request.guidance, "audio"))
-        if any(replace(scale, rescale=0) != NEUTRAL for scale in scales):
-            found.append(
+        if any(replace(scales, rescale=0) != NEUTRAL for scales in (video, audio)):
+            yield (
                 "This is a distilled checkpoint, which needs no guidance: the guidance you asked for was run, "
                 "takes longer and usually looks worse."
             )
-        elif request.negative_prompt is not None:
-            found.append("negative_prompt has no effect without guidance, and this distilled checkpoint has none.")
+    if request.negative_prompt is not None and video.cfg == audio.cfg == 1:
+        yield "negative_prompt had no effect: there was no classifier-free guidance."
+
+
+def _doubts_of_the_request(request: GenerationRequest) -> Iterator[str]:
     longest = trained_frames(request.exact_fps)
     if request.num_frames > longest:
-        found.append(
-            f"{request.num_frames} frames are more than the {longest} LTX-2 was trained on at this frame rate."
-        )
+        yield f"{request.num_frames} frames are more than the {longest} LTX-2 was trained on at this frame rate."
     if request.audio is not None and request.audio.strength == 0:
-        found.append("The input sound was ignored, since audio_strength is 0.")
-    return found
+        yield "The input sound was ignored, since its strength is 0."
+    if request.shown_keyframes != request.keyframes:
+        yield "An image was ignored, since its strength is 0."

@@ -114,6 +114,11 @@ class GenerationRequest(Strict):
         return make_grid(self.width, self.height, self.num_frames, self.exact_fps)
 
     @property
+    def shown_keyframes(self) -> tuple[Keyframe, ...]:
+        """The images to show; those of strength 0 say nothing."""
+        return tuple(keyframe for keyframe in self.keyframes if keyframe.strength > 0)
+
+    @property
     def driving_audio(self) -> AudioTrack | None:
         """The sound to follow; none when its strength is 0."""
         return self.audio if self.audio and self.audio.strength > 0 else None
@@ -121,7 +126,7 @@ class GenerationRequest(Strict):
     @property
     def mode(self) -> Mode:
         """What kind of generation the given inputs make it."""
-        frames = {keyframe.index(self.num_frames) for keyframe in self.keyframes}
+        frames = {keyframe.index(self.num_frames) for keyframe in self.shown_keyframes}
         if self.driving_audio:
             return "A2V+I2V" if frames else "A2V"
         if not frames:

@@ -15,12 +15,12 @@ class Settings(BaseSettings):
     The name of a variable is ``LTX2_`` and the field's name in capitals.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LTX2_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LTX2_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     model: str = Field("tiny", min_length=1, description="tiny, tiny-dev, tiny-2.3, tiny-2.5, or a diffusers folder")
     models_dir: Path = Field(Path("/runpod-volume"), description="where a model given by name is looked for")
     recipe: Literal["auto", "dev", "distilled"] = Field("auto", description="auto takes it from the model's name")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto is bf16 on a GPU, fp32 on a CPU")
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
     host: str = Field("127.0.0.1", description="address the server listens on; 0.0.0.0 lets other machines in")
@@ -35,12 +35,17 @@ class Settings(BaseSettings):
         "INFO", validation_alias="RUNPOD_LOG_LEVEL", description="RunPod's client at DEBUG logs whole inputs"
     )
 
+    shutdown_seconds: PositiveInt = Field(
+        30, description="how long the server lets requests finish when it is told to end"
+    )
     queue_limit: PositiveInt = Field(100, description="requests waiting at most; one more is refused")
     max_body_mb: PositiveFloat = Field(64, description="size of a request body, in MiB")
-    max_prompt_chars: PositiveInt = Field(10_000, description="length of a prompt, in characters")
+    max_prompt_chars: Annotated[int, Field(gt=0, le=100_000)] = Field(
+        10_000, description="length of a prompt, in characters"
+    )
     max_pixels: PositiveInt = Field(1920 * 1088, description="width times height of the video")
-    max_num_frames: PositiveInt = Field(1441, description="frames of the video")
-    max_steps: PositiveInt = Field(100, description="denoising steps")
+    max_num_frames: Annotated[int, Field(gt=0, le=100_000)] = Field(1441, description="frames of the video")
+    max_steps: Annotated[int, Field(gt=0, le=1000)] = Field(100, description="denoising steps")
     max_image_megapixels: PositiveFloat = Field(50, description="size of an input image, in millions of pixels")
     max_audio_seconds: PositiveFloat = Field(600, description="length of an input sound")
 
@@ -55,8 +60,13 @@ class Settings(BaseSettings):
         return int(self.max_body_mb * 2**20)
 
     @property
+    def work_dir(self) -> Path:
+        """Where clips are written. They stay as long as they are being answered with."""
+        return self.data_dir / "work"
+
+    @property
     def outputs_dir(self) -> Path:
-        """Where finished files are written."""
+        """Where clips are kept that were made at the command line."""
         return self.data_dir / "outputs"
 
 

@@ -13,6 +13,7 @@ from processes import Server, free_port
         ("python server.py", 8000),
         ("python /app/server.py --host 0.0.0.0 --port 9000", 9000),
         ("python server.py --port=9001", 9001),
+        ("sh -c exec python server.py --port 9002", 9002),
         ("python -u handler.py", None),
         ("sleep 1", None),
     ],

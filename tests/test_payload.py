@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import pytest
@@ -80,3 +81,19 @@ def test_errors_name_the_field_and_repeat_nothing(data: object, field: str | Non
         parse(data)
     assert caught.value.field == field
     assert "text" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"prompt": "x"} | {f"field{number}": 0 for number in range(200_000)},
+        {"prompt": "x", "guidance": {f"field{number}": 0 for number in range(200_000)}},
+        {"prompt": "x", "keyframes": [{}] * 200_000},
+        {"prompt": "x", "seed": [[[0] * 100] * 100] * 100},
+    ],
+)
+def test_a_heap_of_values_is_refused_as_one(data: dict[str, Any]) -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match="far more values"):
+        parse(data)
+    assert time.process_time() - began < 0.1  # one error for each would take seconds

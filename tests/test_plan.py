@@ -5,7 +5,7 @@ from diffusers.pipelines.ltx2 import utils as stock
 
 from ltx2.plan import make_plan
 from ltx2.recipes import DISTILLED_SIGMAS, NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, Kind, Scales, recipe_for
-from ltx2.request import AudioTrack, GenerationRequest, Guidance
+from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
 
 DEV, DISTILLED = recipe_for("2.0", "dev"), recipe_for("2.0", "distilled")
 
@@ -67,7 +67,9 @@ def test_a_frozen_sound_is_not_guided_and_a_noised_one_is() -> None:
     [
         ({"num_inference_steps": 40}, "made for 8 steps"),
         ({"guidance": Guidance(video_cfg=3)}, "needs no guidance"),
-        ({"negative_prompt": "fog"}, "negative_prompt has no effect"),
+        ({"negative_prompt": "fog"}, "negative_prompt had no effect"),
+        ({"audio": AudioTrack(source="a"), "guidance": Guidance(audio_cfg=5)}, "its own guidance had no effect"),
+        ({"keyframes": (Keyframe(image="k", frame=3, strength=0.0),)}, "An image was ignored"),
         ({"num_frames": 505}, "more than the 504"),
         ({"audio": AudioTrack(source="a", strength=0)}, "sound was ignored"),
     ],
@@ -75,6 +77,12 @@ def test_a_frozen_sound_is_not_guided_and_a_noised_one_is() -> None:
 def test_a_doubt_is_said(fields: dict[str, Any], said: str) -> None:
     (warning,) = make_plan(make(**fields), DISTILLED).warnings
     assert said in warning
+
+
+def test_a_negative_prompt_needs_guidance_on_a_dev_checkpoint_too() -> None:
+    unguided = make(guidance=Guidance(video_cfg=1, audio_cfg=1), negative_prompt="fog")
+    (warning,) = make_plan(unguided, DEV).warnings
+    assert "negative_prompt had no effect" in warning
 
 
 def test_no_doubt_where_there_is_none() -> None:

@@ -13,7 +13,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LTX2_DATA_DIR", "/data")
     settings = load_settings()
     assert (settings.model, settings.max_body_bytes) == ("tiny-dev", 2**19)
-    assert settings.outputs_dir == Path("/data/outputs")
+    assert (settings.outputs_dir, settings.work_dir) == (Path("/data/outputs"), Path("/data/work"))
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,8 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
         ("LTX2_PRECISION", "fp64"),
         ("LTX2_VIDEO_CRF", "52"),
         ("LTX2_MAX_PIXELS", "many"),
+        ("LTX2_MAX_BODY_MB", "inf"),
+        ("LTX2_MAX_STEPS", "1001"),
         ("RUNPOD_LOG_LEVEL", "WARNING"),
     ],
 )

@@ -1,5 +1,6 @@
 """The FastAPI application: every dialect over one studio."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,10 +10,12 @@ from starlette.exceptions import HTTPException
 
 from ltx2 import __version__
 from ltx2.dialects import native
-from ltx2.dialects.base import BodyLimit, RequestIds, from_http
+from ltx2.dialects.base import BodyLimit, RequestIds, from_http, request_id
 from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import invalid
 from ltx2.studio.studio import Studio
+
+log = logging.getLogger(__name__)
 
 DIALECTS = (native,)
 """Each has ``router(studio)`` and ``render_error(error, request, status)``."""
@@ -60,5 +63,8 @@ def _render_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, _error: Exception) -> Response:
-        # uvicorn logs the traceback
-        return native.render_error(Internal("the server failed; its log says why"), request)
+        # uvicorn logs the traceback; this answer does not pass the middleware that logs and adds the id
+        answer = native.render_error(Internal("the server failed; its log says why"), request)
+        answer.headers["X-Request-Id"] = request_id(request)
+        log.error("%s %s %s: %d", request_id(request), request.method, request.url.path, answer.status_code)
+        return answer

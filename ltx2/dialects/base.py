@@ -3,17 +3,23 @@
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
-from collections.abc import Coroutine, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
+from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ltx2.errors import BodyTooLarge, InvalidRequest, LTX2Error, NotFound
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -63,7 +69,10 @@ def json_response(content: Mapping[str, Any], status: int = 200, headers: Mappin
 
 def error_headers(error: LTX2Error) -> dict[str, str]:
     """The headers that go with an error in any dialect."""
-    return {"Retry-After": str(RETRY_SECONDS)} if error.code == "queue_full" else {}
+    if error.code == "queue_full":
+        return {"Retry-After": str(RETRY_SECONDS)}
+    # what is left of a body that is too large would be taken for the next request
+    return {"Connection": "close"} if error.code == "body_too_large" else {}
 
 
 def from_http(error: HTTPException) -> LTX2Error:
@@ -80,6 +89,31 @@ def from_http(error: HTTPException) -> LTX2Error:
 def request_id(request: Request) -> str:
     """The id of a request, as its log lines and its answer have it."""
     return str(request.scope["state"]["request_id"])
+
+
+class JsonRequest(Request):
+    """A request whose JSON is read by pydantic's parser, several times faster than the standard one.
+
+    It does not keep the bytes beside what was read: with media inside they are as large.
+    """
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = from_json(await self.body(), allow_inf_nan=True)
+            self._body = b""
+        return self._json
+
+
+class JsonRoute(APIRoute):
+    """A route whose handler is given :class:`JsonRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(JsonRequest(request.scope, request.receive))
+
+        return handle
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
@@ -112,7 +146,7 @@ async def _disconnected(request: Request) -> None:
 
 
 class RequestIds:
-    """ASGI middleware: gives every request an id and returns it as ``X-Request-Id``."""
+    """ASGI middleware: gives every request an id, logs it and returns it as ``X-Request-Id``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -123,10 +157,13 @@ class RequestIds:
             return
         identity = "req_" + secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = identity
+        began = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = identity
+                seconds = time.monotonic() - began
+                log.info("%s %s %s: %d in %.2f s", identity, scope["method"], scope["path"], message["status"], seconds)
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -14,6 +14,7 @@ from ltx2.dialects.base import (
     STATUS,
     ErrorDetail,
     ErrorResponse,
+    JsonRoute,
     error_headers,
     json_response,
     request_id,
@@ -29,7 +30,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 def router(studio: Studio) -> APIRouter:
     """The routes of this dialect."""
-    routes = APIRouter(tags=["native"])
+    routes = APIRouter(tags=["native"], route_class=JsonRoute)
 
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse} for status in sorted({*STATUS.values()})
@@ -37,12 +38,14 @@ def router(studio: Studio) -> APIRouter:
 
     @routes.post("/generate", summary="Generate a video", response_model=GenerateResponse, responses=errors)
     async def generate(body: GenerateBody, request: Request) -> Response:
-        made = await unless_gone(request, studio.run(*to_request(body)))
-        if made is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        asked, clip = made
-        return await anyio.to_thread.run_sync(_answer, clip.path, view(asked, clip))
+        async def answer() -> Response:
+            async with studio.run(*to_request(body)) as (asked, clip):
+                return await anyio.to_thread.run_sync(_answer, clip.path, view(asked, clip))
 
+        answered = await unless_gone(request, answer())
+        return answered or Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health", summary="Is the server up, and is the model loaded?", response_model=None)
     async def health() -> Response:
         status = studio.status
@@ -59,6 +62,7 @@ def router(studio: Studio) -> APIRouter:
             }
         )
 
+    @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it", response_model=None)
     async def index() -> Response:
         fields = GenerateBody.model_fields
@@ -99,7 +103,6 @@ def render_error(error: LTX2Error, request: Request, status: int | None = None) 
 def _answer(path: Path, facts: Mapping[str, Any]) -> Response:
     """The response with the file inside, joined from bytes: a JSON encoder would copy megabytes twice."""
     video = pybase64.b64encode(path.read_bytes())
-    path.unlink()
     rest = json.dumps(facts, allow_nan=False).encode()
     body = b"".join((b'{"video":"data:video/mp4;base64,', video, b'",', rest[1:]))
     return Response(body, media_type="application/json")

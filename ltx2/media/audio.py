@@ -63,6 +63,8 @@ def decode_audio(data: bytes, *, field: str, max_seconds: float) -> Waveform:
     except LTX2Error as error:
         error.field = field
         raise
+    except MemoryError:
+        raise AudioTooLong("this machine has not enough memory to decode it", field=field) from None
     except Exception:  # noqa: BLE001 - whatever a decoder trips over, it is these bytes
         raise UnsupportedMedia(f"{found} that is damaged or incomplete", field=field) from None
 

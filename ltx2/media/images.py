@@ -51,6 +51,8 @@ def decode_image(data: bytes, *, field: str, max_megapixels: float) -> NDArray[n
         raise
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"{file.width}x{file.height} pixels are too many to decode", field=field) from None
+    except MemoryError:
+        raise ImageTooLarge("this machine has not enough memory to decode it", field=field) from None
     except Exception:  # noqa: BLE001 - whatever a decoder trips over, it is these bytes
         raise UnsupportedMedia(f"{describe(data)} that is damaged or incomplete", field=field) from None
 

@@ -46,15 +46,15 @@ def find_folder(settings: Settings) -> Path:
     for folder in looked:
         if (folder / "model_index.json").is_file():
             return folder
+    log.error("there is no model_index.json in %s", " or ".join(str(folder) for folder in looked))
     raise NotReady(
-        f"no model is called {settings.model!r}: there is no model_index.json in "
-        + " or ".join(str(folder) for folder in looked),
+        f"no model is called {settings.model!r}",
         hint=f"set LTX2_MODEL to one of {', '.join(TINY_MODELS)}, or to a folder in the layout diffusers saves",
     )
 
 
 def load_folder(folder: Path, settings: Settings, device: torch.device, dtype: torch.dtype) -> Components:
-    """Load every part of a diffusers folder, one after the other, straight to the device."""
+    """Load every part of a diffusers folder, one after the other, through host memory to the device."""
     index = json.loads((folder / "model_index.json").read_text())
     transformer = _load(folder, "transformer", index, dtype, device, perturbed_attn=True)
     generation = generation_of(transformer.config)
@@ -119,7 +119,11 @@ def _explained(part: str, folder: Path, load: Callable[[], T]) -> T:
     except NotReady:
         raise
     except Exception as error:
-        raise NotReady(f"the {part} of the model in {folder} could not be loaded: {error}") from error
+        log.exception("%s could not be loaded from %s", part, folder)
+        raise NotReady(
+            f"the {part} of the model {folder.name!r} could not be loaded: {type(error).__name__}",
+            hint="the server's log says more",
+        ) from error
 
 
 def _class(library: str, name: str) -> Any:

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ltx2.engine import Cancelled, Clip, EngineStatus, OnProgress, Phase, Progress
-from ltx2.errors import NotReady
-from ltx2.media.audio import decode_audio
-from ltx2.media.images import decode_image
+from ltx2.errors import Canceled, NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GB = 1e9
+STALE_SECONDS = 24 * 3600
+"""No generation takes this long."""
 
 
 class LocalEngine:
@@ -40,7 +40,7 @@ class LocalEngine:
 
     def _load(self) -> "Runner":
         if self._runner is None:
-            self._outputs()
+            self._sweep()
             from ltx2.model.runner import Runner
 
             started = time.perf_counter()
@@ -53,16 +53,23 @@ class LocalEngine:
             log.info("loaded %s in %.1f s", self._runner.name, time.perf_counter() - started)
         return self._runner
 
-    def _outputs(self) -> Path:
-        folder = self.settings.outputs_dir
+    def _work_dir(self) -> Path:
+        folder = self.settings.work_dir
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotReady(
-                f"the folder for results cannot be made: {error.strerror}",
+                f"the folder for clips cannot be made: {error.strerror}",
                 hint="set LTX2_DATA_DIR to a folder that this user can write",
             ) from error
         return folder
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed have left; others may be writing to the same folder now."""
+        for left in self._work_dir().iterdir():
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
+                log.info("removed %s, left by a process that ended early", left.name)
 
     def status(self) -> EngineStatus:
         return self._status
@@ -74,24 +81,11 @@ class LocalEngine:
         on_progress: OnProgress,
         cancelled: Cancelled,
     ) -> Clip:
-        clock = _Clock(on_progress)
+        clock = _Clock(on_progress, cancelled)
         clock.report("loading")
-        settings = self.settings
-        images = {
-            keyframe.image: decode_image(
-                media[keyframe.image], field=keyframe.image, max_megapixels=settings.max_image_megapixels
-            )
-            for keyframe in request.keyframes
-        }
-        track = request.driving_audio
-        sound = (
-            decode_audio(media[track.source], field=track.source, max_seconds=settings.max_audio_seconds)
-            if track
-            else None
-        )
         runner = self._load()
-        target = self._outputs() / f"{uuid.uuid4().hex}.mp4"
-        made = runner.run(request, images, sound, target, clock.report, cancelled)
+        target = self._work_dir() / f"{uuid.uuid4().hex}.mp4"
+        made = runner.run(request, media, target, clock.report, cancelled)
         return Clip(
             path=target,
             width=request.width,
@@ -108,15 +102,18 @@ class LocalEngine:
 
 
 class _Clock:
-    """Passes progress on and adds up the wall seconds of each phase."""
+    """Passes progress on, adds up the wall seconds of each phase, and ends a cancelled generation between them."""
 
-    def __init__(self, on_progress: OnProgress) -> None:
+    def __init__(self, on_progress: OnProgress, cancelled: Cancelled) -> None:
         self._on_progress = on_progress
+        self._cancelled = cancelled
         self._seconds: dict[str, float] = {}
         self._phase: Phase | None = None
         self._since = time.perf_counter()
 
     def report(self, phase: Phase, step: int = 0, steps: int = 0) -> None:
+        if self._cancelled():
+            raise Canceled("the generation was cancelled")
         if phase != self._phase:
             self.finish()
             self._phase = phase

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ltx2.engine import Cancelled, Phase
 from ltx2.geometry import Grid
-from ltx2.media.audio import Waveform, fit
+from ltx2.media.audio import Waveform, decode_audio, fit
+from ltx2.media.images import decode_image
 from ltx2.model.components import Components
 from ltx2.model.conditioning import (
     Conditioning,
@@ -32,7 +33,7 @@ from ltx2.model.sampler import denoise
 from ltx2.model.schedule import sigmas_for
 from ltx2.plan import Plan
 from ltx2.recipes import ANCESTRAL_SEED_OFFSET, Sampler
-from ltx2.request import GenerationRequest
+from ltx2.request import AudioTrack, GenerationRequest
 
 Report = Callable[[Phase, int, int], None]
 """Told a phase and, while denoising, the finished step and the number of steps."""
@@ -40,12 +41,20 @@ Report = Callable[[Phase, int, int], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The decoded media of a request."""
+    """The media of a request, decoded when they are needed: a decoded image can have a hundred megabytes."""
 
-    images: Mapping[str, NDArray[np.uint8]]
-    """``[h, w, 3]`` RGB by the name of its keyframe."""
-    sound: Waveform | None = None
-    """The sound to follow."""
+    media: Mapping[str, bytes]
+    max_image_megapixels: float
+    max_audio_seconds: float
+
+    def image(self, name: str) -> NDArray[np.uint8]:
+        """``[h, w, 3]`` RGB."""
+        return decode_image(self.media[name], field=name, max_megapixels=self.max_image_megapixels)
+
+    def sound(self, track: AudioTrack, seconds: float) -> Waveform:
+        """The part of a sound that goes with a clip of this length."""
+        sound = decode_audio(self.media[track.source], field=track.source, max_seconds=self.max_audio_seconds)
+        return fit(sound, track.start, seconds)
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,9 @@ def generate(
 
     report("encoding", 0, 0)
     positive, negative = encode_prompts(components, request, plan)
-    for_video, for_audio = encode_inputs(components, request, inputs, grid)
+    track = request.driving_audio
+    heard = inputs.sound(track, grid.grid_seconds) if track else None
+    for_video, for_audio = encode_inputs(components, request, inputs, heard)
 
     report("denoising", 0, plan.steps)
     sigmas = sigmas_for(recipe.kind, plan.steps)
@@ -95,7 +106,7 @@ def generate(
 
     report("decoding", 0, 0)
     pictures = decode_video(components, video.tokens, grid)
-    return Result(pictures, make_sound(components, request, inputs, audio.tokens))
+    return Result(pictures, make_sound(components, request, heard, audio.tokens))
 
 
 def encode_prompts(components: Components, request: GenerationRequest, plan: Plan) -> tuple[Contexts, Contexts]:
@@ -107,22 +118,22 @@ def encode_prompts(components: Components, request: GenerationRequest, plan: Pla
 
 
 def encode_inputs(
-    components: Components, request: GenerationRequest, inputs: Inputs, grid: Grid
+    components: Components, request: GenerationRequest, inputs: Inputs, heard: Waveform | None
 ) -> tuple[list[Conditioning], list[Conditioning]]:
-    """What the images say about the video stream and the sound about the audio stream."""
+    """What the images say about the video stream, and the sound, as long as the grid, about the audio stream."""
+    grid = request.grid
     for_video: list[Conditioning] = [
         ImageConditioning(
-            encode_image(components, inputs.images[keyframe.image], grid),
+            encode_image(components, inputs.image(keyframe.image), grid),
             keyframe.index(request.num_frames),
             keyframe.strength,
             float(grid.fps),
         )
-        for keyframe in request.keyframes
+        for keyframe in request.shown_keyframes
     ]
     for_audio: list[Conditioning] = []
     track = request.driving_audio
-    if track is not None and inputs.sound is not None:
-        heard = fit(inputs.sound, track.start, grid.grid_seconds)
+    if track is not None and heard is not None:
         for_audio.append(SoundConditioning(encode_sound(components, heard, grid), track.strength))
     return for_video, for_audio
 
@@ -151,11 +162,13 @@ def step_noise(sampler: Sampler, seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed + ANCESTRAL_SEED_OFFSET) if sampler == "euler_ancestral" else None
 
 
-def make_sound(components: Components, request: GenerationRequest, inputs: Inputs, tokens: Tensor) -> Waveform | None:
+def make_sound(
+    components: Components, request: GenerationRequest, heard: Waveform | None, tokens: Tensor
+) -> Waveform | None:
     """The sound track: the given sound itself if the clip follows it strictly, else the generated one."""
     if not request.include_audio:
         return None
     track = request.driving_audio
-    if track is not None and track.strength == 1 and inputs.sound is not None:
-        return fit(inputs.sound, track.start, request.grid.seconds)
+    if track is not None and track.strength == 1 and heard is not None:
+        return fit(heard, 0.0, request.grid.seconds)
     return decode_sound(components, tokens)

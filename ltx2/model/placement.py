@@ -20,12 +20,8 @@ def choose_device(settings: Settings) -> torch.device:
                 f"LTX2_DEVICE is {settings.device}, but torch sees {torch.cuda.device_count()} CUDA devices",
                 hint="set LTX2_DEVICE=auto, or install a torch built for your GPU",
             )
-        if device.type == "mps" and not torch.backends.mps.is_available():
-            raise NotReady("LTX2_DEVICE is mps, but this torch has no Metal", hint="set LTX2_DEVICE=auto")
         return device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ltx2.engine import Cancelled
+from ltx2.engine import Cancelled, Phase
 from ltx2.errors import OutOfMemory
-from ltx2.media.audio import Waveform
 from ltx2.media.video import write_mp4
 from ltx2.model.checkpoint import load_components
 from ltx2.model.decode import to_uint8_chunks
@@ -24,6 +21,15 @@ from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out. On a CPU torch has no class for that, only these words."""
+    return (
+        not isinstance(error, RuntimeError)
+        or isinstance(error, torch.OutOfMemoryError)
+        or ("DefaultCPUAllocator" in str(error))
+    )
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,7 @@ class Runner:
     def run(
         self,
         request: GenerationRequest,
-        images: Mapping[str, NDArray[np.uint8]],
-        sound: Waveform | None,
+        media: Mapping[str, bytes],
         target: Path,
         report: Report,
         cancelled: Cancelled,
@@ -66,8 +71,10 @@ class Runner:
             OutOfMemory: what was held has been freed again.
         """
         try:
-            return self._run(request, Inputs(images, sound), target, report, cancelled)
-        except (torch.OutOfMemoryError, MemoryError):
+            return self._run(request, media, target, report, cancelled)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             log.warning("out of memory at %dx%d, %d frames", request.width, request.height, request.num_frames)
         # not in the except block: only now have the frames gone that hold on to tensors
         gc.collect()
@@ -79,11 +86,24 @@ class Runner:
         )
 
     def _run(
-        self, request: GenerationRequest, inputs: Inputs, target: Path, report: Report, cancelled: Cancelled
+        self,
+        request: GenerationRequest,
+        media: Mapping[str, bytes],
+        target: Path,
+        report: Report,
+        cancelled: Cancelled,
     ) -> Made:
+        def report_when_done(phase: Phase, step: int, steps: int) -> None:
+            # a GPU works on after it was told: without this its seconds would count for the next phase
+            if step in (0, steps) and self.components.device.type == "cuda":
+                torch.cuda.synchronize(self.components.device)
+            report(phase, step, steps)
+
+        settings = self.settings
+        inputs = Inputs(media, settings.max_image_megapixels, settings.max_audio_seconds)
         plan = make_plan(request, self.components.recipe)
-        result = generate(self.components, request, plan, inputs, report, cancelled)
-        report("muxing", 0, 0)
+        result = generate(self.components, request, plan, inputs, report_when_done, cancelled)
+        report_when_done("muxing", 0, 0)
         write_mp4(
             target,
             to_uint8_chunks(result.pictures),
@@ -92,8 +112,8 @@ class Runner:
             fps=request.exact_fps,
             num_frames=request.num_frames,
             audio=result.sound,
-            crf=self.settings.video_crf if request.output.crf is None else request.output.crf,
-            preset=self.settings.video_preset,
+            crf=settings.video_crf if request.output.crf is None else request.output.crf,
+            preset=settings.video_preset,
             cancelled=cancelled,
         )
         rate = None if result.sound is None else result.sound.sample_rate

@@ -1,11 +1,14 @@
 """The one place every dialect brings its requests to."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from ltx2.engine import Clip, Engine, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, Internal, LTX2Error, QueueFull
@@ -15,6 +18,8 @@ from ltx2.settings import Settings
 from ltx2.studio.intake import take_in
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SEED_BITS = 32
 """Random seeds stay small enough to be read aloud, and exact in JavaScript."""
@@ -36,6 +41,8 @@ class Studio:
         self.settings = settings
         self._engine = engine
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        # decoding what was sent must not wait for the model, nor take all cores from it
+        self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
         self._accepted = 0
         self._running = 0
 
@@ -49,6 +56,7 @@ class Studio:
 
     def close(self) -> None:
         """Wait for the generation in hand and end the thread."""
+        self._intake.shutdown(wait=True, cancel_futures=True)
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -57,59 +65,55 @@ class Studio:
 
     @property
     def queue_len(self) -> int:
-        """Requests that wait for their turn."""
+        """Requests that were accepted and are not being generated yet."""
         return self._accepted - self._running
 
+    @asynccontextmanager
     async def run(
         self, request: GenerationRequest, sources: Sources, on_progress: OnProgress = _ignore
-    ) -> tuple[GenerationRequest, Clip]:
-        """Make the clip of a request. The caller owns the file.
+    ) -> AsyncIterator[tuple[GenerationRequest, Clip]]:
+        """Make the clip of a request. Its file is there within the context, and gone after it unless moved.
 
-        Cancelling the awaiting task cancels the generation: this returns when it has ended and its file,
-        if there was one, is gone.
+        Cancelling the awaiting task cancels the generation, and takes effect when the model is free again.
 
         Args:
             request: checked against no limits yet.
             sources: where the media it names come from.
-            on_progress: called from another thread.
+            on_progress: called from this thread and from the engine's.
 
-        Returns:
+        Yields:
             The request with the seed that was used, and the clip.
 
         Raises:
             LTX2Error: what the caller should see.
         """
-        if self.queue_len >= self.settings.queue_limit:
+        if self._accepted > self.settings.queue_limit:
             raise QueueFull(f"{self.queue_len} requests are waiting already", hint="try again later")
         self._accepted += 1
         try:
-            return await self._run(request, sources, on_progress)
+            request, clip = await self._make(request, sources, on_progress)
         finally:
             self._accepted -= 1
+        try:
+            yield request, clip
+        finally:
+            clip.path.unlink(missing_ok=True)
 
-    async def _run(
+    async def _make(
         self, request: GenerationRequest, sources: Sources, on_progress: OnProgress
     ) -> tuple[GenerationRequest, Clip]:
-        media = await asyncio.to_thread(take_in, request, sources, self.settings)
+        stop = threading.Event()
+        taken_in = self._intake.submit(take_in, request, sources, self.settings)
+        media = await _ended(taken_in, stop)
         if request.seed is None:
             request = request.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
         on_progress(Progress("queued"))
-        stop = threading.Event()
-        future = self._thread.submit(self._generate, request, media, on_progress, stop.is_set)
-        turn = asyncio.wrap_future(future)
+        made = self._thread.submit(self._generate, request, media, on_progress, stop.is_set)
         try:
-            return request, await asyncio.shield(turn)
+            return request, await _ended(made, stop)
         except asyncio.CancelledError:
-            stop.set()
-            future.cancel()
-            # the model must be free before anyone is told so, however often we are told to hurry
-            while not turn.done():
-                try:
-                    await asyncio.wait([turn])
-                except asyncio.CancelledError:
-                    continue
-            if not turn.cancelled() and turn.exception() is None:
-                turn.result().path.unlink(missing_ok=True)
+            if not made.cancelled() and made.exception() is None:
+                made.result().path.unlink(missing_ok=True)  # it was finished when the cancel came
             raise
 
     def _load(self) -> None:
@@ -143,6 +147,22 @@ class Studio:
             return clip
         finally:
             self._running -= 1
+
+
+async def _ended(work: Future[T], stop: threading.Event) -> T:
+    """Await work in another thread. However often the awaiting task is cancelled, the work has ended after this."""
+    waiting = asyncio.wrap_future(work)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        stop.set()
+        work.cancel()
+        while not waiting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([waiting])
+        if not waiting.cancelled():
+            waiting.exception()  # nobody else will ask for it
+        raise
 
 
 def _outline(request: GenerationRequest) -> str:

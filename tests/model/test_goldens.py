@@ -31,8 +31,8 @@ from ltx2.model.denoiser import Contexts, Denoiser
 from ltx2.model.guidance import Guide
 from ltx2.model.pipeline import start, step_noise
 from ltx2.model.sampler import denoise
-from ltx2.model.schedule import dev_sigmas, distilled_sigmas
-from ltx2.recipes import REFINE_SIGMAS, Scales
+from ltx2.model.schedule import sigmas_for
+from ltx2.recipes import REFINE_SIGMAS, Generation, Kind, Sampler, Scales, recipe_for
 
 FOLDER = Path(os.environ.get("LTX2_GOLDENS") or Path(__file__).parent.parent / "goldens")
 CASES = sorted(path for path in FOLDER.glob("[0-9].[0-9]-*.safetensors"))
@@ -60,12 +60,17 @@ def scales(guidance: dict[str, float]) -> Scales:
     return Scales(cfg=guidance["cfg"], stg=guidance["stg"], modality=guidance["mod"], rescale=guidance["rescale"])
 
 
-def schedule(sigmas: Tensor) -> tuple[float, ...]:
-    """The pipeline's schedule that a case was made with; none fits if the arithmetic is wrong."""
+def plan(version: Generation, sigmas: Tensor) -> tuple[tuple[float, ...], Sampler]:
+    """The pipeline's schedule that a case was made with, and the sampler that goes with it.
+
+    Which kind of checkpoint it was is in no file: the schedules of both are tried, and one must fit.
+    """
     steps = len(sigmas) - 1
-    for ours in (dev_sigmas(steps), distilled_sigmas(steps), REFINE_SIGMAS):
+    kinds: tuple[Kind, ...] = ("dev", "distilled")
+    plans = [(sigmas_for(kind, steps), recipe_for(version, kind).sampler) for kind in kinds]
+    for ours, sampler in [*plans, (REFINE_SIGMAS, "euler")]:
         if len(ours) == len(sigmas) and relative(torch.tensor(ours), sigmas) < TOLERANCE:
-            return ours
+            return ours, sampler
     raise AssertionError(f"no schedule of {steps} steps is {sigmas.tolist()}")
 
 
@@ -100,7 +105,8 @@ def test_case(path: Path) -> None:
     if case["audio_frozen"]:
         for_audio.append(SoundConditioning(pack_audio(golden["audio_latents"]), strength=1.0))
 
-    sigmas = schedule(golden["sigmas"])
+    sigmas, sampler = plan(case["version"], golden["sigmas"])
+    assert sampler == case["sampler"]
     video, audio = start(denoiser.transformer, grid, CPU, for_video, for_audio, case["noise_seed"], sigmas[0])
     assert_close(video.tokens, golden["start_video_tokens"])
     assert_close(audio.tokens, golden["start_audio_tokens"])
@@ -114,7 +120,7 @@ def test_case(path: Path) -> None:
     drawn = draw_noise(torch.Generator().manual_seed(case["noise_seed"]), video, audio)
     assert torch.equal(drawn[0], golden["video_noise"])
     assert torch.equal(drawn[1], golden["audio_noise"])
-    fresh = step_noise(case["sampler"], case["noise_seed"])
+    fresh = step_noise(sampler, case["noise_seed"])
     assert (fresh is not None) == ("step_noise_video" in golden)
     for step in range(len(golden.get("step_noise_video", []))):
         drawn = draw_noise(fresh, video, audio)
@@ -130,7 +136,7 @@ def test_case(path: Path) -> None:
         Contexts(golden["video_context"], golden["audio_context"]),
         Contexts(golden["negative_video_context"], golden["negative_audio_context"]),
         Guide(scales(case["video_guidance"]), scales(case["audio_guidance"]), tuple(sorted(blocks))),
-        step_noise=step_noise(case["sampler"], case["noise_seed"]),
+        step_noise=step_noise(sampler, case["noise_seed"]),
     )
     assert_close(out_video.tokens, golden["out_video_tokens"])
     assert_close(out_audio.tokens, golden["out_audio_tokens"])

@@ -1,6 +1,8 @@
 """The engine in this process: files, progress, cancelling, running out of memory."""
 
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,35 +68,52 @@ def test_a_clip_and_its_facts(engine: LocalEngine, data: Path) -> None:
     clip.path.unlink()
 
 
-def test_a_wrong_file_is_refused_by_its_name_before_anything_is_loaded(tmp_path: Path) -> None:
-    fresh = LocalEngine(Settings(data_dir=tmp_path, device="cpu"))
+def test_a_wrong_file_is_refused_by_its_name(engine: LocalEngine) -> None:
     request = make(keyframes=(Keyframe(image="image_start", frame="first"),))
     with pytest.raises(UnsupportedMedia) as caught:
-        fresh.generate(request, {"image_start": b"no image"}, ignore, never)
+        engine.generate(request, {"image_start": b"no image"}, ignore, never)
     assert caught.value.field == "image_start"
-    assert fresh.status().loaded == ()
 
 
-@pytest.mark.parametrize("phase", ["encoding", "denoising", "decoding", "muxing"])
+def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, device="cpu")
+    settings.work_dir.mkdir()
+    old, new = settings.work_dir / ".old.mp4.part", settings.work_dir / "new.mp4"
+    for file in (old, new):
+        file.write_bytes(b"x")
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    LocalEngine(settings).load()
+    assert list(settings.work_dir.iterdir()) == [new]
+
+
+@pytest.mark.parametrize("phase", ["loading", "encoding", "denoising", "decoding", "muxing"])
 def test_cancelling_in_any_phase_leaves_no_file_and_the_next_one_works(engine: LocalEngine, phase: str) -> None:
     stop = threading.Event()
 
+    seen: list[str] = []
+
     def cancel(progress: Progress) -> None:
+        seen.append(progress.phase)
         if progress.phase == phase:
             stop.set()
 
     with pytest.raises(Canceled):
         engine.generate(make(), {}, cancel, stop.is_set)
+    assert seen[-1] == phase  # the next one was never begun
     assert files(engine) == []
     clip = engine.generate(make(), {}, ignore, never)
     assert files(engine) == [clip.path]
     clip.path.unlink()
 
 
-def test_running_out_of_memory_is_said_and_the_next_one_works(engine: LocalEngine) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: no")]
+)
+def test_running_out_of_memory_is_said_and_the_next_one_works(engine: LocalEngine, error: Exception) -> None:
     def exhaust(progress: Progress) -> None:
         if progress.step == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     for _ in range(3):
         with pytest.raises(OutOfMemory, match="64x64 with 9 frames") as caught:
@@ -105,6 +124,15 @@ def test_running_out_of_memory_is_said_and_the_next_one_works(engine: LocalEngin
     clip = engine.generate(make(), {}, ignore, never)
     clip.path.unlink()
     assert files(engine) == []
+
+
+def test_another_runtime_error_is_not_taken_for_that(engine: LocalEngine) -> None:
+    def fail(progress: Progress) -> None:
+        if progress.step == 1:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        engine.generate(make(), {}, fail, never)
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path: Path) -> None:

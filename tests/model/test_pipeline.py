@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from typing import Any, Self
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ltx2.errors import Canceled
@@ -18,6 +21,7 @@ from ltx2.model.guidance import Guide
 from ltx2.model.pipeline import Inputs, encode_inputs, encode_prompts, generate, start, step_noise
 from ltx2.model.sampler import denoise
 from ltx2.model.schedule import sigmas_for
+from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.recipes import NEUTRAL
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
@@ -25,8 +29,23 @@ from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
 Tiny = Callable[[str], Components]
 
 NOISE = np.random.default_rng(7)
-IMAGES = {name: NOISE.integers(0, 256, (80, 80, 3), dtype=np.uint8) for name in ("a", "b")}
-SOUNDS = {name: Waveform(0.2 * NOISE.standard_normal((2, 16_000)).astype(np.float32), 16_000) for name in ("a", "b")}
+SOUNDS = {name: 0.2 * NOISE.standard_normal((16_000, 2)).astype(np.float32) for name in ("a", "b")}
+
+
+def png() -> bytes:
+    file = BytesIO()
+    Image.fromarray(NOISE.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav(samples: np.ndarray) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+MEDIA = {"a": png(), "b": png(), "sound a": wav(SOUNDS["a"]), "sound b": wav(SOUNDS["b"])}
+INPUTS = Inputs(MEDIA, max_image_megapixels=1, max_audio_seconds=10)
 
 
 def make(**fields: Any) -> GenerationRequest:
@@ -35,11 +54,11 @@ def make(**fields: Any) -> GenerationRequest:
 
 
 @torch.inference_mode()
-def latents(components: Components, request: GenerationRequest, sound: str = "a") -> tuple[Stream, Stream]:
+def latents(components: Components, request: GenerationRequest) -> tuple[Stream, Stream]:
     """Both streams after the last step, by the functions ``generate`` calls."""
     plan, recipe, seed = make_plan(request, components.recipe), components.recipe, request.seed or 0
-    inputs = Inputs(IMAGES, SOUNDS[sound])
-    for_video, for_audio = encode_inputs(components, request, inputs, request.grid)
+    heard = INPUTS.sound(request.audio, request.grid.grid_seconds) if request.audio else None
+    for_video, for_audio = encode_inputs(components, request, INPUTS, heard)
     sigmas = sigmas_for(recipe.kind, plan.steps)
     streams = start(components.transformer, request.grid, components.device, for_video, for_audio, seed, sigmas[0])
     guide = Guide(plan.video, plan.audio, recipe.stg_blocks)
@@ -51,8 +70,8 @@ def first(name: str, strength: float = 1.0) -> tuple[Keyframe, ...]:
     return (Keyframe(image=name, frame="first", strength=strength),)
 
 
-def track(strength: float = 1.0) -> AudioTrack:
-    return AudioTrack(source="sound", strength=strength)
+def track(strength: float = 1.0, name: str = "a") -> AudioTrack:
+    return AudioTrack(source=f"sound {name}", strength=strength)
 
 
 def same(one: tuple[Stream, Stream], other: tuple[Stream, Stream]) -> bool:
@@ -64,7 +83,7 @@ def test_the_same_seed_gives_the_same_latents_and_frames(tiny: Tiny) -> None:
         components, request = tiny(name), make()
         assert same(latents(components, request), latents(components, request))
         assert not same(latents(components, request), latents(components, make(seed=4)))
-    frames = [generate(tiny("tiny"), make(), make_plan(make(), tiny("tiny").recipe), Inputs({})) for _ in range(2)]
+    frames = [generate(tiny("tiny"), make(), make_plan(make(), tiny("tiny").recipe), INPUTS) for _ in range(2)]
     assert torch.equal(frames[0].pictures, frames[1].pictures)
     assert np.array_equal(frames[0].sound.samples, frames[1].sound.samples)
 
@@ -74,7 +93,7 @@ def test_another_image_changes_the_picture_and_another_sound_too(tiny: Tiny) -> 
     a, b = (latents(components, make(keyframes=first(name)))[0].tokens for name in ("a", "b"))
     beyond = slice(6, None)  # the tokens that are generated: the first six are the image
     assert not torch.allclose(a[:, beyond], b[:, beyond])
-    a, b = (latents(components, make(audio=track()), name)[0].tokens for name in ("a", "b"))
+    a, b = (latents(components, make(audio=track(name=name)))[0].tokens for name in ("a", "b"))
     assert not torch.allclose(a, b)
 
 
@@ -88,9 +107,16 @@ def test_a_strict_image_stays_and_a_weak_one_moves(tiny: Tiny) -> None:
     assert 0 < moved[1] < moved[2]
 
 
+def test_an_image_of_strength_0_says_nothing_wherever_it_is(tiny: Tiny) -> None:
+    free = latents(tiny("tiny"), make())
+    for frame in ("first", 5, "last"):
+        ignored = (Keyframe(image="a", frame=frame, strength=0.0),)
+        assert same(latents(tiny("tiny"), make(keyframes=ignored)), free)
+
+
 def test_frozen_sound_ends_equal_to_its_encoding(tiny: Tiny) -> None:
     components, request = tiny("tiny"), make(audio=track())
-    heard = fit(SOUNDS["a"], 0.0, request.grid.grid_seconds)
+    heard = fit(Waveform(SOUNDS["a"].T, 16_000), 0.0, request.grid.grid_seconds)
     _, audio = latents(components, request)
     assert torch.equal(audio.tokens, encode_sound(components, heard, request.grid))
 
@@ -122,7 +148,7 @@ def test_an_image_in_the_middle_is_appended_with_its_own_time_and_not_decoded(ti
     assert video.tokens.shape[1] == clip + image
     assert torch.allclose(video.positions[0, 0, clip:], torch.tensor([11 / 25, 12 / 25]).expand(image, 2))
     assert torch.equal(video.positions[:, 1:, clip:], video.positions[:, 1:, :image])
-    result = generate(components, request, make_plan(request, components.recipe), Inputs(IMAGES))
+    result = generate(components, request, make_plan(request, components.recipe), INPUTS)
     assert result.pictures.shape == (1, 3, 17, 64, 96)
 
 
@@ -190,12 +216,12 @@ def test_the_sound_track_is_the_given_sound_the_generated_one_or_none(tiny: Tiny
 
     def sound(**fields: Any) -> Waveform | None:
         request = make(**fields)
-        return generate(components, request, make_plan(request, components.recipe), Inputs({}, SOUNDS["a"])).sound
+        return generate(components, request, make_plan(request, components.recipe), INPUTS).sound
 
-    given = sound(audio=AudioTrack(source="sound", start=0.1))
+    given = sound(audio=AudioTrack(source="sound a", start=0.1))
     assert given is not None
     assert given.sample_rate == 16_000
-    assert np.array_equal(given.samples, SOUNDS["a"].samples[:, 1600 : 1600 + round(17 / 25 * 16_000)])
+    assert np.array_equal(given.samples, SOUNDS["a"].T[:, 1600 : 1600 + round(17 / 25 * 16_000)])
     for fields in ({}, {"audio": track(0.5)}, {"audio": track(0.0)}):
         made = sound(**fields)
         assert made is not None
@@ -209,7 +235,7 @@ def test_the_sound_track_is_the_given_sound_the_generated_one_or_none(tiny: Tiny
 def test_2_3_and_2_5_sound_at_48_khz(tiny: Tiny) -> None:
     for name in ("tiny-2.3", "tiny-2.5"):
         components = tiny(name)
-        result = generate(components, make(), make_plan(make(), components.recipe), Inputs({}))
+        result = generate(components, make(), make_plan(make(), components.recipe), INPUTS)
         assert result.sound is not None
         assert result.sound.sample_rate == 48_000
 
@@ -220,7 +246,7 @@ def test_the_picture_is_cut_around_the_centre_and_at_the_end(tiny: Tiny) -> None
     assert (cut.grid.grid_width, cut.grid.grid_height, cut.grid.grid_frames) == (96, 96, 17)
     whole = replace_size(whole, 96, 96)
     pictures: list[Tensor] = [
-        generate(components, request, make_plan(request, components.recipe), Inputs({})).pictures
+        generate(components, request, make_plan(request, components.recipe), INPUTS).pictures
         for request in (whole, cut)
     ]
     assert torch.equal(pictures[0][:, :, :12, 15:81, 2:94], pictures[1])
@@ -243,7 +269,7 @@ def test_a_cancelled_generation_stops_before_the_next_step(tiny: Tiny) -> None:
             components,
             request,
             make_plan(request, components.recipe),
-            Inputs({}),
+            INPUTS,
             report,
             cancelled=lambda: bool(seen) and seen[-1] == 3,
         )
@@ -253,7 +279,7 @@ def test_a_cancelled_generation_stops_before_the_next_step(tiny: Tiny) -> None:
 
 def test_progress_names_each_phase_and_counts_each_step(tiny: Tiny) -> None:
     components, seen = tiny("tiny"), []
-    generate(components, make(), make_plan(make(), components.recipe), Inputs({}), lambda *report: seen.append(report))
+    generate(components, make(), make_plan(make(), components.recipe), INPUTS, lambda *report: seen.append(report))
     assert seen == [
         ("encoding", 0, 0),
         ("denoising", 0, 2),
@@ -261,6 +287,17 @@ def test_progress_names_each_phase_and_counts_each_step(tiny: Tiny) -> None:
         ("denoising", 2, 2),
         ("decoding", 0, 0),
     ]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-dev", "tiny-2.3", "tiny-2.5"])
+def test_bfloat16_goes_all_the_way(name: str) -> None:
+    components = build_tiny(name, torch.device("cpu"), torch.bfloat16)
+    request = make(keyframes=first("a"), audio=track(0.5))
+    result = generate(components, request, make_plan(request, components.recipe), INPUTS)
+    assert result.pictures.dtype == torch.bfloat16
+    assert bool(result.pictures.isfinite().all())
+    assert result.sound is not None
+    assert np.isfinite(result.sound.samples).all()
 
 
 def test_a_plan_without_any_guidance_is_neutral(tiny: Tiny) -> None:
