@@ -14,7 +14,7 @@ from ltx2.engine import OnProgress, Progress
 from ltx2.errors import Internal, InvalidRequest, LTX2Error
 from ltx2.model.local import LocalEngine
 from ltx2.payload import parse, view
-from ltx2.settings import Settings, load_settings
+from ltx2.settings import load_settings
 from ltx2.studio.studio import Studio
 from ltx2.terminal import TerminalProgress
 
@@ -63,14 +63,13 @@ def view_error(error: LTX2Error) -> dict[str, Any]:
 class Worker:
     """Answers jobs with the fields of ``POST /generate``."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.studio = Studio(settings, LocalEngine(settings))
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
 
     async def handler(self, job: dict[str, Any]) -> dict[str, Any]:
         """A job's result: the response of ``POST /generate``, or ``error``, ``error_code`` and ``field``."""
         try:
-            if self.settings.runpod_jobs_url is None:
+            if self.studio.settings.runpod_jobs_url is None:
                 with TerminalProgress() as bar:
                     return await self._generate(job, bar)
             updates = JobProgress(job)
@@ -101,9 +100,9 @@ def main() -> int:
     # importing runpod has set up the root logger already
     logging.getLogger("ltx2").setLevel(settings.log_level)
     runpod.serverless.log.set_level(settings.runpod_log_level)
-    worker = Worker(settings)
-    worker.studio.load()
-    runpod.serverless.start({"handler": worker.handler})
+    studio = Studio(settings, LocalEngine(settings))
+    studio.load()
+    runpod.serverless.start({"handler": Worker(studio).handler})
     return 0
 
 

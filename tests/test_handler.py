@@ -1,5 +1,6 @@
 """The RunPod worker: at a laptop's command line, and in the SDK's real loop against a stand-in control plane."""
 
+import asyncio
 import base64
 import json
 import signal
@@ -14,8 +15,12 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane, control_plane
+from quick import QuickEngine
 
+import handler
 from ltx2.media.probe import probe_mp4
+from ltx2.settings import Settings
+from ltx2.studio.studio import Studio
 from processes import ROOT, environment
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
@@ -73,6 +78,18 @@ def test_a_model_that_is_not_there_is_the_answer_of_every_job(tmp_path: Path) ->
     done = run_handler(tmp_path, "--test_input", json.dumps({"input": SMALL}), LTX2_MODEL="no-such-model")
     assert done.returncode == 1
     assert "no model is called 'no-such-model'" in done.stdout
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("bug", "internal"), ("vanish", "internal"), ("not ready", "not_ready")])
+def test_whatever_happens_the_job_has_an_answer_without_a_traceback(tmp_path: Path, prompt: str, code: str) -> None:
+    settings = Settings(data_dir=tmp_path)
+    studio = Studio(settings, QuickEngine(settings))
+    answer = asyncio.run(handler.Worker(studio).handler({"id": "job", "input": SMALL | {"prompt": prompt}}))
+    studio.close()
+    assert answer["error_code"] == code
+    assert isinstance(answer["error"], str)
+    assert str(tmp_path) not in answer["error"]
+    assert "video" not in answer
 
 
 @contextmanager

@@ -2,10 +2,15 @@
 
 import base64
 import json
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,12 @@ import av
 import httpx
 import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from ltx2.media.audio import decode_audio
 from ltx2.media.probe import probe_mp4
-from processes import Server, running_server, wait_until_warm
+from processes import ROOT, Server, environment, running_server, wait_until_warm
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1}
 
@@ -267,6 +274,41 @@ def test_raw_bytes_are_refused(server: Server) -> None:
     assert answer.status_code == 422
 
 
+def test_another_content_type_is_refused_with_the_remedy(server: Server) -> None:
+    answer = httpx.post(server.url + "/generate", content=json.dumps(SMALL), headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+def test_health_can_be_asked_by_head(server: Server) -> None:
+    answer = httpx.head(server.url + "/health")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_request_id_leads_to_its_log_line(server: Server) -> None:
+    answer = generate(server, width=65)
+    line = next(line for line in server.log.splitlines() if answer.headers["X-Request-Id"] in line)
+    assert "POST /generate: 422" in line
+    assert "a lamp" not in server.log  # what was asked for is nobody's business
+
+
+def test_a_thin_strip_and_an_odd_rate_are_no_burden(server: Server) -> None:
+    strip, tone = BytesIO(), BytesIO()
+    Image.new("RGB", (16_384, 1)).save(strip, "PNG")
+    soundfile.write(tone, np.zeros(10), 44_101, format="WAV")
+    media = {"image_start": strip, "audio": tone}
+    fields = {name: base64.b64encode(file.getvalue()).decode() for name, file in media.items()}
+    before = memory_mb(server)
+    assert generate(server, **fields, width=512, height=1088, num_frames=1).status_code == 200
+    assert memory_mb(server) - before < 1000  # it was 232 GB for the strip alone
+
+
+def memory_mb(server: Server) -> float:
+    """The most memory the server ever held."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
 def test_unknown_paths_and_methods_have_the_same_shape(server: Server) -> None:
     missing = httpx.get(server.url + "/nothing")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
@@ -298,17 +340,23 @@ def test_limits_are_settings(strict: Server, data: Path) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "image_too_large")
 
 
+def connect(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
 def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(strict: Server) -> None:
-    host, port = strict.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(strict) as connection:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
-        assert b"413" in connection.recv(4096).split(b"\r\n")[0]
+        answer = b""
+        while block := connection.recv(4096):  # until the server closes
+            answer += block
+    assert b"413" in answer.split(b"\r\n")[0]
 
 
 def test_a_streamed_body_over_the_limit_is_refused_while_it_streams_in(strict: Server) -> None:
-    host, port = strict.url.removeprefix("http://").split(":")
     sent = 0
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(strict) as connection:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.settimeout(0)
         answer = b""
@@ -394,3 +442,45 @@ def test_a_model_that_is_not_there_is_said_and_the_server_stays(tmp_path: Path) 
         assert "no-such-model" in error["message"]
         assert "LTX2_MODEL" in error["hint"]
         assert httpx.get(server.url + "/health").json()["warm"] is False
+
+
+def test_a_client_stuck_in_its_body_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}) as server:
+        wait_until_warm(server)
+        with connect(server) as connection:
+            connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(timeout=20) is not None
+
+
+def test_the_generation_in_hand_is_finished_when_the_server_is_told_to_end(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        wait_until_warm(server)
+        answers: list[httpx.Response] = []
+        busy = SMALL | {"width": 288, "height": 512, "num_frames": 49, "num_inference_steps": 8}
+        thread = threading.Thread(
+            target=lambda: answers.append(httpx.post(server.url + "/generate", json=busy, timeout=60))
+        )
+        thread.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert answers[0].status_code == 200
+        assert server.process.wait(timeout=30) == -signal.SIGTERM  # uvicorn passes it on when all is done
+        assert server.files() == []
+
+
+def test_a_second_server_on_the_same_port_says_so_and_loads_nothing(server: Server, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    second = subprocess.run(
+        [sys.executable, str(ROOT / "server.py"), "--port", port],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert "address already in use" in second.stderr.lower()
+    assert "miniature" not in second.stderr
