@@ -52,6 +52,12 @@ class Components:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def video_statistics(vae: Module) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent channel, ``[1, C, 1, 1, 1]`` float32: how latents are normalised."""
+    mean, std = vae.latents_mean.float(), vae.latents_std.float() / vae.config.scaling_factor
+    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+
 def dtype_of(module: Module) -> torch.dtype:
     """The dtype a module computes in: that of its first floating-point weight."""
     dtypes: Iterator[torch.dtype] = (weight.dtype for weight in module.parameters() if weight.is_floating_point())

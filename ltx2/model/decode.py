@@ -9,16 +9,15 @@ from torch import Tensor
 
 from ltx2.geometry import Grid
 from ltx2.media.audio import Waveform
-from ltx2.model.components import Components, dtype_of
+from ltx2.model.components import Components, dtype_of, video_statistics
 from ltx2.model.conditioning import unpack_audio, unpack_video
 
 
 def decode_video(components: Components, tokens: Tensor, grid: Grid) -> Tensor:
     """The asked pictures ``[1, 3, num_frames, height, width]``, -1 … 1, in the VAE's dtype on its device."""
     vae = components.vae
-    latents = unpack_video(tokens, grid)
-    mean, std = vae.latents_mean.float(), vae.latents_std.float()
-    latents = latents * std.view(1, -1, 1, 1, 1) / vae.config.scaling_factor + mean.view(1, -1, 1, 1, 1)
+    mean, std = video_statistics(vae)
+    latents = unpack_video(tokens, grid) * std + mean
     pictures: Tensor = vae.decode(latents.to(dtype_of(vae)), return_dict=False)[0]
     rows = slice(grid.top, grid.top + grid.height)
     columns = slice(grid.left, grid.left + grid.width)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ltx2.geometry import Grid
 from ltx2.media.audio import Waveform, change_rate
 from ltx2.media.images import h264_round_trip
-from ltx2.model.components import Components, dtype_of
+from ltx2.model.components import Components, dtype_of, video_statistics
 from ltx2.model.conditioning import pack_audio
 from ltx2.model.mel import is_usual, log_mel, resample
 
@@ -63,9 +63,9 @@ def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -
     vae = components.vae
     pixels = preprocess_image(image, grid.grid_width, grid.grid_height, components.recipe.image_crf)
     latents = vae.encode(pixels[None].to(components.device, dtype_of(vae))).latent_dist.mode().float()
-    mean, std = vae.latents_mean.float(), vae.latents_std.float()
-    normalised: Tensor = (latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
-    return normalised * float(vae.config.scaling_factor)
+    mean, std = video_statistics(vae)
+    normalised: Tensor = (latents - mean) / std
+    return normalised
 
 
 def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:

@@ -12,7 +12,10 @@ from ltx2.geometry import make_grid
 from ltx2.media.audio import Waveform, fit
 from ltx2.media.images import decode_image
 from ltx2.model.components import Components
+from ltx2.model.conditioning import pack_video
+from ltx2.model.decode import decode_video
 from ltx2.model.encode import encode_image, encode_sound, preprocess_image
+from ltx2.model.tiny import build_tiny
 
 CASES = (
     "exif6.jpg.crf0.64x96",
@@ -92,3 +95,22 @@ def test_rates_without_a_common_factor_are_no_burden(tiny: Callable[[str], Compo
     odd, plain = (encode_sound(tiny("tiny"), fit(tone, 0.0, grid.grid_seconds), grid) for tone in tones)
     inner = slice(1, -1)  # the ends see what the resamplers think of silence
     assert float((odd - plain)[:, inner].abs().mean()) < 0.1 * float(plain[:, inner].abs().mean())
+
+
+def test_what_was_normalised_is_denormalised_to_what_it_was(tiny: Callable[[str], Components]) -> None:
+    components = build_tiny("tiny", torch.device("cpu"), torch.float32)
+    vae = components.vae
+    vae.latents_mean.copy_(torch.linspace(-1, 1, 128))
+    vae.latents_std.copy_(torch.linspace(0.5, 2, 128))
+    grid = make_grid(96, 64, 1, Fraction(25))
+    image = np.random.default_rng(5).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        plain, shifted = encode_image(tiny("tiny"), image, grid), encode_image(components, image, grid)
+        # normalised is (latent - mean) / std, and the tiny model's own mean is 0, its deviation 1
+        mean, std = vae.latents_mean.view(1, -1, 1, 1, 1), vae.latents_std.view(1, -1, 1, 1, 1)
+        assert torch.allclose(shifted, (plain - mean) / std, atol=1e-5)
+        decoded = [
+            decode_video(model, pack_video(latents), grid)
+            for model, latents in ((tiny("tiny"), plain), (components, shifted))
+        ]
+    assert torch.allclose(*decoded, atol=1e-4)
