@@ -484,3 +484,23 @@ def test_a_second_server_on_the_same_port_says_so_and_loads_nothing(server: Serv
     assert second.returncode != 0
     assert "address already in use" in second.stderr.lower()
     assert "miniature" not in second.stderr
+
+
+def test_a_generation_that_takes_longer_than_the_end_may_is_stopped(tmp_path: Path) -> None:
+    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}) as server:
+        wait_until_warm(server)
+        endless = SMALL | {"width": 512, "height": 512, "num_frames": 121, "num_inference_steps": 100}
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(
+            target=lambda: answers.append(httpx.post(server.url + "/generate", json=endless, timeout=60))
+        )
+        thread.start()
+        time.sleep(1)
+        told = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=30) is not None
+        assert time.monotonic() - told < 15  # the generation itself would take longer
+        thread.join()
+        assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "not_ready")
+        assert server.files() == []
+        assert "Traceback" not in server.log

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -28,7 +29,8 @@ def create_app(studio: Studio) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         studio.start()
         yield
-        studio.close()
+        # in a thread: requests that were cancelled for the shutdown must run on to stop their generations
+        await anyio.to_thread.run_sync(studio.close)
 
     app = FastAPI(
         title="LTX-2",

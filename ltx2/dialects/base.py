@@ -163,7 +163,11 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = identity
                 seconds = time.monotonic() - began
-                log.info("%s %s %s: %d in %.2f s", identity, scope["method"], scope["path"], message["status"], seconds)
+                # health checks come every few seconds
+                usual = scope["method"] in ("GET", "HEAD") and message["status"] < 400
+                level = logging.DEBUG if usual else logging.INFO
+                what = (identity, scope["method"], scope["path"], message["status"], seconds)
+                log.log(level, "%s %s %s: %d in %.2f s", *what)
             await send(message)
 
         await self.app(scope, receive, send_with_id)

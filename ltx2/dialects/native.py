@@ -1,5 +1,6 @@
 """The native dialect: one synchronous ``POST /generate`` that answers with the video itself."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from ltx2.dialects.base import (
     request_id,
     unless_gone,
 )
-from ltx2.errors import LTX2Error
+from ltx2.errors import LTX2Error, NotReady
 from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
 from ltx2.studio.studio import Studio
 
@@ -42,7 +43,11 @@ def router(studio: Studio) -> APIRouter:
             async with studio.run(*to_request(body)) as (asked, clip):
                 return await anyio.to_thread.run_sync(_answer, clip.path, view(asked, clip))
 
-        answered = await unless_gone(request, answer())
+        try:
+            answered = await unless_gone(request, answer())
+        except asyncio.CancelledError:
+            # the server cancels what is not finished LTX2_SHUTDOWN_SECONDS after it was told to end
+            raise NotReady("the server is being shut down", hint="send the request again") from None
         return answered or Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @routes.head("/health", include_in_schema=False)
