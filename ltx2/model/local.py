@@ -93,7 +93,7 @@ class LocalEngine:
             num_frames=request.num_frames,
             fps=request.exact_fps,
             audio_sample_rate=made.audio_sample_rate,
-            seed=made.seed,
+            seed=request.seed or 0,
             steps=made.steps,
             model=runner.name,
             warnings=made.warnings,

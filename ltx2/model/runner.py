@@ -25,11 +25,7 @@ log = logging.getLogger(__name__)
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out. On a CPU torch has no class for that, only these words."""
-    return (
-        not isinstance(error, RuntimeError)
-        or isinstance(error, torch.OutOfMemoryError)
-        or ("DefaultCPUAllocator" in str(error))
-    )
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,6 @@ class Made:
     """What is known of a clip only after it was made."""
 
     steps: int
-    seed: int
     audio_sample_rate: int | None
     warnings: tuple[str, ...]
 
@@ -72,7 +67,7 @@ class Runner:
         """
         try:
             return self._run(request, media, target, report, cancelled)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             log.warning("out of memory at %dx%d, %d frames", request.width, request.height, request.num_frames)
@@ -117,7 +112,7 @@ class Runner:
             cancelled=cancelled,
         )
         rate = None if result.sound is None else result.sound.sample_rate
-        return Made(plan.steps, request.seed or 0, rate, (*self._warnings(request), *plan.warnings))
+        return Made(plan.steps, rate, (*self._warnings(request), *plan.warnings))
 
     def _warnings(self, request: GenerationRequest) -> list[str]:
         found = []
