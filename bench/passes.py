@@ -5,7 +5,7 @@ Stock is diffusers' ``LTX2Pipeline`` over the same modules with the distilled si
 go on costing a pass each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from bench.measure import Row, cost
 from ltx2.model.components import Components
 from ltx2.model.decode import to_uint8_chunks
 from ltx2.model.pipeline import Inputs, generate
+from ltx2.model.prompt_cache import PromptCache
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.recipes import DISTILLED_SIGMAS
@@ -38,6 +39,7 @@ def rows() -> list[Row]:
     name = f"tiny T2V, {REQUEST.width}x{REQUEST.height}x{REQUEST.num_frames}, 8 steps"
     return [
         Row(f"{name}: transformer passes", count(run_stock), count(run_ours), "", guard=3),
+        Row("the same prompt again: text encoder calls", repeated(run_stock), repeated(run_ours), "", guard=1),
         Row(f"{name}: CPU", stock.cpu_seconds, ours.cpu_seconds, "CPU s"),
         Row(f"{name}: wall time", stock.wall_seconds, ours.wall_seconds, "s"),
     ]
@@ -46,6 +48,7 @@ def rows() -> list[Row]:
 def prepare() -> Prepared:
     """Build the model and, so that neither pays for first calls, run one step of each."""
     components = build_tiny("tiny", torch.device("cpu"), torch.float32)
+    components = replace(components, prompt_cache=PromptCache(2**28))
     stock = LTX2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=components.vae,
@@ -89,12 +92,22 @@ def run_ours(prepared: Prepared, request: GenerationRequest = REQUEST) -> None:
 def count(run: Any) -> int:
     """How often a run calls the transformer."""
     prepared = prepare()
-    calls = 0
-
-    def called(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    prepared.components.transformer.register_forward_hook(called)
+    calls = count_calls(prepared.components.transformer)
     run(prepared)
+    return len(calls)
+
+
+def repeated(run: Any) -> int:
+    """How often the second run of the same request calls the text encoder's language model."""
+    prepared = prepare()
+    run(prepared)
+    calls = count_calls(prepared.components.text_encoder.model.language_model)
+    run(prepared)
+    return len(calls)
+
+
+def count_calls(module: Any) -> list[None]:
+    """A list that grows by one with each call of a module."""
+    calls: list[None] = []
+    module.register_forward_hook(lambda *_: calls.append(None))
     return calls

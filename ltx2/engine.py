@@ -42,6 +42,8 @@ class Clip:
     """Samples a second of the sound track; None when there is none."""
     seed: int
     steps: int
+    """Denoising steps, those of a second stage not counted."""
+    stages: int
     model: str
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]

@@ -5,7 +5,7 @@ first latent frame covers a single one. Callers may ask for any even size and an
 next larger grid is generated, the size cropped around the centre and the tail of the frames trimmed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 SPATIAL_RATIO = 32
@@ -31,7 +31,7 @@ class Grid:
     grid_width: int
     grid_height: int
     grid_frames: int
-    """Generated width, height and frames: the next multiples of 32 and the next 8k + 1."""
+    """Generated width, height and frames: the next multiples of 32 (in two stages of 64) and the next 8k + 1."""
     fps: Fraction
 
     @property
@@ -45,6 +45,12 @@ class Grid:
     @property
     def latent_width(self) -> int:
         return self.grid_width // SPATIAL_RATIO
+
+    @property
+    def halved(self) -> "Grid":
+        """The grid of the first of two stages: half the width and height, nothing cut in space."""
+        width, height = self.grid_width // 2, self.grid_height // 2
+        return replace(self, width=width, height=height, grid_width=width, grid_height=height)
 
     @property
     def video_tokens(self) -> int:
@@ -76,14 +82,18 @@ class Grid:
         return (self.grid_width - self.width) // 2
 
 
-def make_grid(width: int, height: int, num_frames: int, fps: Fraction) -> Grid:
-    """The grid on which a clip of the asked size (pixels) and length (frames) is generated."""
+def make_grid(width: int, height: int, num_frames: int, fps: Fraction, *, stages: int = 1) -> Grid:
+    """The grid on which a clip of the asked size (pixels) and length (frames) is generated.
+
+    With two stages the first has half the size, so that the second must be a multiple of 64 pixels.
+    """
+    multiple = SPATIAL_RATIO * stages
     return Grid(
         width=width,
         height=height,
         num_frames=num_frames,
-        grid_width=round_up(width, SPATIAL_RATIO),
-        grid_height=round_up(height, SPATIAL_RATIO),
+        grid_width=round_up(width, multiple),
+        grid_height=round_up(height, multiple),
         grid_frames=round_up(num_frames - 1, TEMPORAL_RATIO) + 1,
         fps=fps,
     )

@@ -1,7 +1,7 @@
 """The native request and response, spoken by ``POST /generate`` and by the RunPod worker alike."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,7 @@ from ltx2.request import (
     NegativePrompt,
     NumFrames,
     Output,
+    Pipeline,
     Prompt,
     Scale,
     Seconds,
@@ -80,6 +81,7 @@ class GenerateBody(Strict):
     audio: Media | None = Field(None, description="sound to follow: data URL or base64")
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
+    pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
     crf: Crf | None = Field(None, description="x264 quality: 0 lossless … 51 worst")
 
     @model_validator(mode="before")
@@ -109,6 +111,7 @@ class Facts(Strict):
     mode: Mode = Field(description="what kind of generation the inputs made it")
     num_frames: int
     num_inference_steps: int
+    pipeline: Literal["one_stage", "two_stage"]
     audio_sample_rate: int | None = Field(description="samples a second; null without sound")
     model: str
     warnings: list[str] = Field(description="what you would want to know about this clip")
@@ -166,6 +169,7 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         if body.audio is None
         else AudioTrack(source="audio", strength=body.audio_strength, start=body.audio_start),
         include_audio=body.include_audio,
+        pipeline=body.pipeline,
         output=Output(crf=body.crf),
     )
     return request, sources
@@ -197,6 +201,7 @@ def view(request: GenerationRequest, clip: Clip) -> dict[str, Any]:
         mode=request.mode,
         num_frames=clip.num_frames,
         num_inference_steps=clip.steps,
+        pipeline="two_stage" if clip.stages == 2 else "one_stage",
         audio_sample_rate=clip.audio_sample_rate,
         model=clip.model,
         warnings=list(clip.warnings),

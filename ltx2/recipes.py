@@ -13,7 +13,10 @@ Sampler = Literal["euler", "euler_ancestral"]
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 """The schedule the distilled checkpoints were made for: 8 steps."""
 REFINE_SIGMAS = (0.909375, 0.725, 0.421875, 0.0)
-"""The second stage of the two-stage pipelines: 3 steps from a renoised upscale."""
+"""The second stage of the two-stage pipelines: 3 steps from a renoised upscale, unguided plain Euler."""
+TWO_STAGE_PIXELS = 1024 * 768
+"""Larger pictures are made in two stages where nothing else was asked: their first stage has a quarter of the
+tokens, and a 1280x704 clip takes less than half of the time it would in one."""
 DEV_SHIFT = 2.05
 """The logarithm of the sigma shift; constant, whatever the number of tokens."""
 DEV_TERMINAL = 0.1

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 from ltx2.errors import InvalidRequest
-from ltx2.geometry import Grid, exact_fps, make_grid
+from ltx2.geometry import exact_fps
 from ltx2.settings import Settings
 
 
@@ -36,6 +36,8 @@ Scale = Annotated[float, Field(ge=0, le=100)]
 FrameIndex = Annotated[int | Literal["first", "last"], BeforeValidator(_check_frame_index)]
 Crf = Annotated[int, Field(ge=0, le=51)]
 
+Pipeline = Literal["auto", "one_stage", "two_stage"]
+"""Two stages: at half the size, then enlarged and refined. ``auto`` takes them for large pictures."""
 Mode = Literal["T2V", "T2V+Audio", "I2V", "I2V(first+last)", "I2V(last)", "A2V", "A2V+I2V"]
 
 
@@ -101,17 +103,13 @@ class GenerationRequest(Strict):
     keyframes: tuple[Keyframe, ...] = ()
     audio: AudioTrack | None = None
     include_audio: bool = True
+    pipeline: Pipeline = "auto"
     output: Output = Output()
 
     @property
     def exact_fps(self) -> Fraction:
         """The frame rate as the exact fraction it stands for."""
         return exact_fps(self.fps)
-
-    @property
-    def grid(self) -> Grid:
-        """The grid the clip is generated on, and the cut to what was asked."""
-        return make_grid(self.width, self.height, self.num_frames, self.exact_fps)
 
     @property
     def shown_keyframes(self) -> tuple[Keyframe, ...]:

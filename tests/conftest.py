@@ -22,6 +22,35 @@ def goldens() -> Path:
     return Path(os.environ.get("LTX2_GOLDENS") or Path(__file__).parent / "goldens")
 
 
+NO_CHECKPOINT = "no data"
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Callable[[str], Path]:
+    """Finds a file of the test checkpoints by name: in ``LTX2_CHECKPOINT_GOLDENS``, or in the project's copy.
+
+    The copy lacks the largest files. A test that asks for one that is nowhere is skipped.
+    """
+    folders = [Path(__file__).parent / "goldens" / "checkpoints"]
+    if named := os.environ.get("LTX2_CHECKPOINT_GOLDENS"):
+        folders.insert(0, Path(named))
+
+    def find(name: str) -> Path:
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        pytest.skip(f"{NO_CHECKPOINT}: {name} is not here")
+
+    return find
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests of checkpoints did not run, so that nobody takes them for passed."""
+    reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped") if report.longrepr]
+    if count := sum(NO_CHECKPOINT in reason for reason in reasons):
+        terminalreporter.line(f"{count} checkpoint tests had no data: set LTX2_CHECKPOINT_GOLDENS", yellow=True)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], object]:
     """Builds an embedded model by name, once a session."""

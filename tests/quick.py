@@ -50,7 +50,7 @@ class QuickEngine:
             self.made.append(request.prompt)
             if request.prompt == "vanish":
                 path.unlink()
-            facts = {"audio_sample_rate": None, "seed": request.seed or 0, "steps": 1, "model": "quick"}
+            facts = {"audio_sample_rate": None, "seed": request.seed or 0, "steps": 1, "stages": 1, "model": "quick"}
             return Clip(path=path, fps=request.exact_fps, warnings=(), seconds={"muxing": 0.1}, **size, **facts)
         finally:
             self.running -= 1

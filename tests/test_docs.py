@@ -8,17 +8,19 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from ltx2.dialects.app import create_app
 from ltx2.dialects.base import STATUS
+from ltx2.geometry import make_grid
 from ltx2.media.probe import probe_mp4
 from ltx2.model.local import LocalEngine
 from ltx2.model.tiny import TINY_MODELS
 from ltx2.payload import Facts, GenerateBody, GenerateResponse, parse
-from ltx2.request import GenerationRequest, Guidance
+from ltx2.request import Guidance
 from ltx2.settings import Settings
 from ltx2.studio.studio import Studio
 from processes import ROOT, Server
@@ -100,7 +102,7 @@ def test_the_sizes_said_to_be_on_the_grid_are() -> None:
     rows = re.findall(r"^\| [^|]+ \| (\d+) \| (\d+) \| (\w+)", LLMS, re.MULTILINE)
     assert rows
     for width, height, on_grid in rows:
-        grid = GenerationRequest(prompt="x", width=int(width), height=int(height)).grid
+        grid = make_grid(int(width), int(height), 49, Fraction(25))
         assert ((grid.grid_width, grid.grid_height) == (int(width), int(height))) == (on_grid == "yes")
 
 

@@ -66,3 +66,14 @@ def test_audio_latents_are_rounded_to_the_nearest() -> None:
 def test_the_longest_trained_clip_is_20_seconds_and_4_frames() -> None:
     assert trained_frames(Fraction(25)) == 504
     assert trained_frames(Fraction(24000, 1001)) == 483
+
+
+def test_two_stages_need_multiples_of_64_and_the_first_has_half_the_size() -> None:
+    grid = make_grid(1000, 480, 50, Fraction(25), stages=2)
+    assert (grid.grid_width, grid.grid_height, grid.grid_frames) == (1024, 512, 57)
+    assert (grid.left, grid.top) == (12, 16)
+    half = grid.halved
+    assert (half.grid_width, half.grid_height, half.grid_frames) == (512, 256, 57)
+    assert (half.left, half.top, half.num_frames) == (0, 0, 50)
+    assert half.video_tokens * 4 == grid.video_tokens
+    assert half.audio_latent_frames == grid.audio_latent_frames

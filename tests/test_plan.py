@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from diffusers.pipelines.ltx2 import utils as stock
 
+from ltx2.errors import InvalidRequest
 from ltx2.plan import make_plan
 from ltx2.recipes import DISTILLED_SIGMAS, NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, Kind, Scales, recipe_for
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
@@ -90,3 +91,43 @@ def test_no_doubt_where_there_is_none() -> None:
     assert make_plan(quick, DISTILLED).warnings == ()
     guided = make(num_inference_steps=20, guidance=Guidance(video_cfg=3), negative_prompt="fog")
     assert make_plan(guided, DEV).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pipeline", "can_refine", "stages"),
+    [
+        (288, 512, "auto", True, 1),
+        (1024, 768, "auto", True, 1),
+        (1280, 704, "auto", True, 2),
+        (1280, 704, "auto", False, 1),
+        (1280, 704, "one_stage", True, 1),
+        (288, 512, "two_stage", True, 2),
+    ],
+)
+def test_large_pictures_are_made_in_two_stages_where_the_model_can(
+    width: int, height: int, pipeline: Any, can_refine: bool, stages: int
+) -> None:
+    request = make(width=width, height=height, pipeline=pipeline)
+    plan = make_plan(request, DISTILLED, can_refine=can_refine)
+    assert plan.stages == stages
+    assert plan.all_steps == 8 + (3 if stages == 2 else 0)
+    multiple = 32 * stages
+    assert plan.grid.grid_width % multiple == plan.grid.grid_height % multiple == 0
+    assert any("in one stage" in warning for warning in plan.warnings) == (
+        pipeline == "auto" and width == 1280 and not can_refine
+    )
+
+
+def test_two_stages_that_cannot_be_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make_plan(make(pipeline="two_stage"), DISTILLED)
+    assert caught.value.field == "pipeline"
+    assert "LTX2_UPSAMPLER" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("steps", [5, 8, 30, 40])
+def test_a_distilled_checkpoint_runs_the_steps_asked_for_and_says_when_it_was_made_for_others(steps: int) -> None:
+    plan = make_plan(make(num_inference_steps=steps), DISTILLED)
+    assert plan.steps == steps
+    assert [warning for warning in plan.warnings if f"{steps} were run" in warning] == list(plan.warnings)
+    assert len(plan.warnings) == (0 if steps == 8 else 1)

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from ltx2.errors import InvalidRequest
+from ltx2.geometry import make_grid
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
 
@@ -38,7 +39,7 @@ def test_mode(fields: dict[str, Any], mode: str) -> None:
 
 def test_a_keyframe_belongs_on_the_asked_frames_not_on_the_generated_ones() -> None:
     request = make(num_frames=150, keyframes=(LAST,))
-    assert request.grid.grid_frames == 153
+    assert make_grid(288, 512, request.num_frames, request.exact_fps).grid_frames == 153
     assert request.keyframes[0].index(request.num_frames) == 149
 
 

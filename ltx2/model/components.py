@@ -1,19 +1,23 @@
 """The modules of one LTX-2, named."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ltx2.geometry import Grid
 from ltx2.model.denoiser import Denoiser
+from ltx2.model.parts import PARTS, Module, Part
+from ltx2.model.prompt_cache import PromptCache
 from ltx2.recipes import Recipe
 
-Module = Any
-"""An ``nn.Module`` of diffusers or transformers. They declare configuration and buffers at run time only,
-so a type checker that took the class at its word would refuse every use of them."""
+if TYPE_CHECKING:
+    from ltx2.model.lora import Lora
+    from ltx2.model.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,17 @@ class Components:
     audio_vae: Module
     vocoder: Module
     device: torch.device
+    upsampler: Module = None
+    """Enlarges latents for a second stage. This and other parts that not every checkpoint has are None without."""
+    refine_lora: "Lora | None" = None
+    """What makes a dev checkpoint's transformer refine in few steps."""
+    diffusion_decoder: Module = None
+    """Decodes pictures in the VAE's place."""
+    duration_head: Module = None
+    """Tells how long the clip of a prompt should be."""
+    residency: "Residency | None" = None
+    """Where each part is when; without it they all stay on the device."""
+    prompt_cache: PromptCache = field(default_factory=PromptCache)
     is_random: bool = False
     """True for the embedded models, whose weights were never trained."""
 
@@ -40,22 +55,48 @@ class Components:
         return Denoiser(self.transformer)
 
     @property
-    def modules(self) -> tuple[Module, ...]:
-        return (self.text_encoder, self.connectors, self.transformer, self.vae, self.audio_vae, self.vocoder)
+    def parts(self) -> dict[Part, Module]:
+        """The modules by name, those that are there."""
+        return {part: module for part in PARTS if (module := getattr(self, part)) is not None}
+
+    @property
+    def can_refine(self) -> bool:
+        """Whether clips can be made in two stages."""
+        return self.upsampler is not None and (self.recipe.kind == "distilled" or self.refine_lora is not None)
+
+    @property
+    def refine_loras(self) -> "tuple[tuple[Lora, float], ...]":
+        """What the transformer wears in the second stage: Lora and scale."""
+        return () if self.refine_lora is None or self.recipe.kind == "distilled" else ((self.refine_lora, 1.0),)
+
+    def using(self, *parts: Part) -> AbstractContextManager[None]:
+        """Have these parts on the device for a while."""
+        return nullcontext() if self.residency is None else self.residency.using(*parts)
+
+    def is_tiled(self, grid: Grid) -> bool:
+        """Whether pictures of this size must be decoded in tiles to fit into memory."""
+        return self.residency is not None and self.residency.placement.tiled_at(
+            grid.grid_width, grid.grid_height, grid.grid_frames
+        )
 
     @property
     def resident_bytes(self) -> int:
         """Bytes of all weights and buffers."""
         tensors: list[Tensor] = []
-        for module in self.modules:
+        for module in self.parts.values():
             tensors += [*module.parameters(), *module.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def video_statistics(vae: Module) -> tuple[Tensor, Tensor]:
+def video_statistics(vae: Module, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent channel, ``[1, C, 1, 1, 1]`` float32: how latents are normalised."""
-    mean, std = vae.latents_mean.float(), vae.latents_std.float() / vae.config.scaling_factor
+    mean, std = vae.latents_mean.to(device).float(), vae.latents_std.to(device).float() / vae.config.scaling_factor
     return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+
+def audio_statistics(vae: Module, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each packed audio channel, ``[128]`` float32."""
+    return vae.latents_mean.to(device).float(), vae.latents_std.to(device).float()
 
 
 def dtype_of(module: Module) -> torch.dtype:

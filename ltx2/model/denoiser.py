@@ -30,6 +30,10 @@ class Contexts:
     audio: Tensor
     """``[1, text tokens, audio text width]``"""
 
+    @property
+    def nbytes(self) -> int:
+        return self.video.nbytes + self.audio.nbytes
+
 
 @dataclass(frozen=True)
 class Perturbation:

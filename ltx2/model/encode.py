@@ -10,7 +10,7 @@ from torch import Tensor
 from ltx2.geometry import Grid
 from ltx2.media.audio import Waveform, change_rate
 from ltx2.media.images import h264_round_trip
-from ltx2.model.components import Components, dtype_of, video_statistics
+from ltx2.model.components import Components, audio_statistics, dtype_of, video_statistics
 from ltx2.model.conditioning import pack_audio
 from ltx2.model.mel import is_usual, log_mel, resample
 
@@ -62,8 +62,9 @@ def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -
     """The latents ``[1, 128, 1, h, w]`` (float32, normalised) of an image filling the grid."""
     vae = components.vae
     pixels = preprocess_image(image, grid.grid_width, grid.grid_height, components.recipe.image_crf)
-    latents = vae.encode(pixels[None].to(components.device, dtype_of(vae))).latent_dist.mode().float()
-    mean, std = video_statistics(vae)
+    with components.using("vae"):
+        latents = vae.encode(pixels[None].to(components.device, dtype_of(vae))).latent_dist.mode().float()
+    mean, std = video_statistics(vae, components.device)
     normalised: Tensor = (latents - mean) / std
     return normalised
 
@@ -76,9 +77,10 @@ def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:
     samples = torch.from_numpy(sound.samples).to(components.device)
     stereo = samples.expand(2, -1) if samples.shape[0] == 1 else samples
     mel = log_mel(resample(stereo, sound.sample_rate))
-    latents = vae.encode(mel[None].to(dtype_of(vae))).latent_dist.mode().float()
+    with components.using("audio_vae"):
+        latents = vae.encode(mel[None].to(dtype_of(vae))).latent_dist.mode().float()
     # the mel frames cover a little more than the clip: what is beyond its last token is cut
     tokens = pack_audio(latents)[:, : grid.audio_latent_frames]
-    mean, std = vae.latents_mean.float(), vae.latents_std.float()
+    mean, std = audio_statistics(vae, components.device)
     normalised: Tensor = (tokens - mean) / std
     return normalised

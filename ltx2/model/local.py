@@ -41,10 +41,11 @@ class LocalEngine:
     def _load(self) -> "Runner":
         if self._runner is None:
             self._sweep()
+            from ltx2.model.checkpoint import load_components
             from ltx2.model.runner import Runner
 
             started = time.perf_counter()
-            self._runner = Runner(self.settings)
+            self._runner = Runner(load_components(self.settings), self.settings)
             self._status = EngineStatus(
                 loaded=(self._runner.name,),
                 resident_gb=round(self._runner.resident_bytes / GB, 3),
@@ -95,6 +96,7 @@ class LocalEngine:
             audio_sample_rate=made.audio_sample_rate,
             seed=request.seed or 0,
             steps=made.steps,
+            stages=made.stages,
             model=runner.name,
             warnings=made.warnings,
             seconds=clock.finish(),

@@ -1,6 +1,7 @@
 """The recipe of one generation."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,14 @@ from ltx2.model.components import Components
 from ltx2.model.conditioning import (
     Conditioning,
     ImageConditioning,
+    InitialLatents,
     SoundConditioning,
     Stream,
     add_noise,
     audio_stream,
     draw_noise,
+    pack_video,
+    unpack_video,
     video_stream,
 )
 from ltx2.model.decode import decode_sound, decode_video
@@ -30,10 +34,13 @@ from ltx2.model.encode import encode_image, encode_sound
 from ltx2.model.guidance import Guide
 from ltx2.model.prompts import encode_prompt
 from ltx2.model.sampler import denoise
-from ltx2.model.schedule import sigmas_for
+from ltx2.model.schedule import Sigmas, sigmas_for
+from ltx2.model.upsample import upsample
 from ltx2.plan import Plan
-from ltx2.recipes import ANCESTRAL_SEED_OFFSET, Sampler
+from ltx2.recipes import ANCESTRAL_SEED_OFFSET, NEUTRAL, REFINE_SIGMAS, Kind, Sampler
 from ltx2.request import AudioTrack, GenerationRequest
+
+UNGUIDED = Guide(NEUTRAL, NEUTRAL, ())
 
 Report = Callable[[Phase, int, int], None]
 """Told a phase and, while denoising, the finished step and the number of steps."""
@@ -80,33 +87,112 @@ def generate(
     Raises:
         Canceled: ``cancelled()`` answered True at a step.
     """
-    recipe, grid, seed = components.recipe, request.grid, request.seed or 0
-
     report("encoding", 0, 0)
-    positive, negative = encode_prompts(components, request, plan)
+    prompts = encode_prompts(components, request, plan)
     track = request.driving_audio
-    heard = inputs.sound(track, grid.grid_seconds) if track else None
-    for_video, for_audio = encode_inputs(components, request, inputs, heard)
-
-    report("denoising", 0, plan.steps)
-    sigmas = sigmas_for(recipe.kind, plan.steps)
-    video, audio = start(components.transformer, grid, components.device, for_video, for_audio, seed, sigmas[0])
-    video, audio = denoise(
-        components.denoiser,
-        video,
-        audio,
-        sigmas,
-        positive,
-        negative,
-        Guide(plan.video, plan.audio, recipe.stg_blocks),
-        step_noise=step_noise(recipe.sampler, seed),
-        on_step=lambda step: report("denoising", step, plan.steps),
-        cancelled=cancelled,
-    )
-
+    heard = inputs.sound(track, plan.grid.grid_seconds) if track else None
+    # one generator for all noise of a clip, as in the official code: a second stage draws on where the first ended
+    noise = torch.Generator().manual_seed(request.seed or 0)
+    video, audio = sample(components, request, plan, inputs, heard, prompts, noise, report, cancelled)
     report("decoding", 0, 0)
-    pictures = decode_video(components, video.tokens, grid)
+    pictures = decode_video(components, video.tokens, plan.grid, noise)
     return Result(pictures, make_sound(components, request, heard, audio.tokens))
+
+
+def sample(
+    components: Components,
+    request: GenerationRequest,
+    plan: Plan,
+    inputs: Inputs,
+    heard: Waveform | None,
+    prompts: tuple[Contexts, Contexts],
+    noise: torch.Generator,
+    report: Report = lambda *_: None,
+    cancelled: Cancelled = lambda: False,
+) -> tuple[Stream, Stream]:
+    """Denoise both streams in one stage or two: what is left is to decode them."""
+    recipe = components.recipe
+    grid = plan.grid.halved if plan.stages == 2 else plan.grid
+    for_video = encode_images(components, request, inputs, grid)
+    for_audio = encode_track(components, request, heard, grid)
+    guide = Guide(plan.video, plan.audio, recipe.stg_blocks)
+    stage = Stage(grid, sigmas_for(recipe.kind, plan.steps), guide, step_noise(recipe.sampler, request.seed or 0))
+
+    def on_step(step: int) -> None:
+        report("denoising", step, plan.all_steps)
+
+    on_step(0)
+    video, audio = stage.run(components, for_video, for_audio, prompts, noise, on_step, cancelled)
+    if plan.stages == 1:
+        return video, audio
+
+    larger = upsample(components, unpack_video(video.tokens, grid))
+    for_video = encode_images(components, request, inputs, plan.grid)
+    given = refined(recipe.kind, larger, audio.tokens, for_video, for_audio)
+    refinement = Stage(plan.grid, REFINE_SIGMAS, UNGUIDED, loras=components.refine_loras)
+    done = plan.steps
+    return refinement.run(components, *given, prompts, noise, lambda step: on_step(done + step), cancelled)
+
+
+def refined(
+    kind: Kind, larger: Tensor, sound: Tensor, for_video: Iterable[Conditioning], for_audio: Iterable[Conditioning]
+) -> tuple[list[Conditioning], list[Conditioning]]:
+    """What a second stage knows of each stream: the first stage's result, and what the request gives.
+
+    Args:
+        kind: of the checkpoint.
+        larger: ``[1, 128, F, h, w]``, the first stage's pictures, enlarged.
+        sound: ``[1, T, 128]``, the first stage's sound.
+        for_video, for_audio: what the request gives, images encoded at the larger size.
+    """
+    pictures = InitialLatents(pack_video(larger))
+    if kind == "dev":
+        # its first stage is guided and by the whole model: that sound stays as it is
+        return [pictures, *for_video], [SoundConditioning(sound, strength=1.0)]
+    return [pictures, *for_video], [InitialLatents(sound), *for_audio]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way down a schedule, on one grid."""
+
+    grid: Grid
+    sigmas: Sigmas
+    guide: Guide
+    step_noise: torch.Generator | None = None
+    """Where an ancestral sampler's fresh noise comes from."""
+    loras: tuple[Any, ...] = ()
+    """Pairs of a :class:`ltx2.model.lora.Lora` and its scale."""
+
+    def run(
+        self,
+        components: Components,
+        for_video: Iterable[Conditioning],
+        for_audio: Iterable[Conditioning],
+        prompts: tuple[Contexts, Contexts],
+        noise: torch.Generator,
+        on_step: Callable[[int], None] = lambda _step: None,
+        cancelled: Cancelled = lambda: False,
+    ) -> tuple[Stream, Stream]:
+        """Denoise both streams, starting from what is given and noise."""
+        from ltx2.model.lora import applied
+
+        with ExitStack() as at_work:
+            at_work.enter_context(components.using("transformer"))
+            at_work.enter_context(applied(components.transformer, self.loras))
+            streams = start(
+                components.transformer, self.grid, components.device, for_video, for_audio, noise, self.sigmas[0]
+            )
+            return denoise(
+                components.denoiser,
+                *streams,
+                self.sigmas,
+                *prompts,
+                self.guide,
+                step_noise=self.step_noise,
+                on_step=on_step,
+                cancelled=cancelled,
+            )
 
 
 def encode_prompts(components: Components, request: GenerationRequest, plan: Plan) -> tuple[Contexts, Contexts]:
@@ -117,12 +203,9 @@ def encode_prompts(components: Components, request: GenerationRequest, plan: Pla
     return positive, encode_prompt(components, plan.negative_prompt)
 
 
-def encode_inputs(
-    components: Components, request: GenerationRequest, inputs: Inputs, heard: Waveform | None
-) -> tuple[list[Conditioning], list[Conditioning]]:
-    """What the images say about the video stream, and the sound, as long as the grid, about the audio stream."""
-    grid = request.grid
-    for_video: list[Conditioning] = [
+def encode_images(components: Components, request: GenerationRequest, inputs: Inputs, grid: Grid) -> list[Conditioning]:
+    """What the images say about the video stream of a grid."""
+    return [
         ImageConditioning(
             encode_image(components, inputs.image(keyframe.image), grid),
             keyframe.index(request.num_frames),
@@ -131,11 +214,16 @@ def encode_inputs(
         )
         for keyframe in request.shown_keyframes
     ]
-    for_audio: list[Conditioning] = []
+
+
+def encode_track(
+    components: Components, request: GenerationRequest, heard: Waveform | None, grid: Grid
+) -> list[Conditioning]:
+    """What the sound, as long as the grid, says about the audio stream."""
     track = request.driving_audio
-    if track is not None and heard is not None:
-        for_audio.append(SoundConditioning(encode_sound(components, heard, grid), track.strength))
-    return for_video, for_audio
+    if track is None or heard is None:
+        return []
+    return [SoundConditioning(encode_sound(components, heard, grid), track.strength)]
 
 
 def start(
@@ -144,17 +232,17 @@ def start(
     device: torch.device,
     for_video: Iterable[Conditioning],
     for_audio: Iterable[Conditioning],
-    seed: int,
+    noise: torch.Generator,
     sigma: float,
 ) -> tuple[Stream, Stream]:
-    """Both streams with all that is given, noised to level ``sigma`` from a seed."""
+    """Both streams with all that is given, noised to level ``sigma``."""
     video, audio = video_stream(transformer, grid, device), audio_stream(transformer, grid, device)
     for conditioning in for_video:
         video = conditioning.apply(video)
     for conditioning in for_audio:
         audio = conditioning.apply(audio)
-    noise = draw_noise(torch.Generator().manual_seed(seed), video, audio)
-    return add_noise(video, noise[0], sigma), add_noise(audio, noise[1], sigma)
+    drawn = draw_noise(noise, video, audio)
+    return add_noise(video, drawn[0], sigma), add_noise(audio, drawn[1], sigma)
 
 
 def step_noise(sampler: Sampler, seed: int) -> torch.Generator | None:
@@ -170,5 +258,5 @@ def make_sound(
         return None
     track = request.driving_audio
     if track is not None and track.strength == 1 and heard is not None:
-        return fit(heard, 0.0, request.grid.seconds)
+        return fit(heard, 0.0, float(request.num_frames / request.exact_fps))
     return decode_sound(components, tokens)

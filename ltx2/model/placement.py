@@ -1,10 +1,253 @@
-"""Where the model lives and in which precision."""
+"""Where each part of a model lives, and in which precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import psutil
 import torch
 
 from ltx2.errors import NotReady
+from ltx2.geometry import Grid
+from ltx2.model.fp8 import has_fp8_matmul
+from ltx2.model.memory import (
+    OUTSIDE_SHARE,
+    Activations,
+    Decoder,
+    Precision,
+    streamed_bytes,
+    typical_grid,
+    weight_bytes,
+)
+from ltx2.model.parts import Part
 from ltx2.settings import Settings
+
+Offload = Literal["none", "text-encoder", "model", "group"]
+"""What waits in host memory: nothing; what only prompts need; all parts but the one at work; and of that one, where
+it is large, all blocks but a few. Each moves more weights for a clip than the one before."""
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+PROMPT_PARTS: frozenset[Part] = frozenset({"text_encoder", "connectors"})
+"""What is needed for a prompt and then no more, as long as the prompt's contexts are remembered."""
+
+RESERVED = 500_000_000
+"""Bytes never planned with: the kernels that a GPU loads, the workspaces of its libraries."""
+RESERVED_SHARE = 0.04
+"""The share of all memory never planned with: what the allocator cannot use between two tensors."""
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Card:
+    """The memory a model is to fit into: that of a GPU, or the host's."""
+
+    kind: Literal["cuda", "cpu"]
+    total_bytes: int
+    free_bytes: int
+    fp8_matmul: bool = False
+    """Whether it multiplies float8 faster than bf16."""
+
+    @property
+    def available_bytes(self) -> int:
+        """What can be planned with."""
+        return int(self.free_bytes - RESERVED - RESERVED_SHARE * self.total_bytes)
+
+
+class Peaks(NamedTuple):
+    """Most bytes on the device in each phase."""
+
+    encode: int
+    denoise: int
+    decode: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One way to place a model on a card."""
+
+    precision: Precision
+    offload: Offload
+    card: Card
+    sizes: Mapping[Part, int]
+    """How many weights each part has."""
+    shape: Grid
+    """The largest clip that room is kept for."""
+    activations: Activations
+    lora_bytes: int = 0
+    """LoRAs that the transformer wears."""
+
+    def stays(self, part: Part) -> bool:
+        """Whether a part is on the device all the time."""
+        return self.offload == "none" or (self.offload == "text-encoder" and part not in PROMPT_PARTS)
+
+    def streams(self, part: Part) -> bool:
+        """Whether a part's blocks pass through the device while it works."""
+        return self.offload == "group" and part in OUTSIDE_SHARE
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a number outside float8. CPUs compute in float32 unless bf16 was asked for."""
+        return 4 if self.precision == "fp32" or (self.card.kind == "cpu" and self.precision != "bf16") else 2
+
+    def weight_bytes(self, part: Part) -> int:
+        """What a part weighs; 0 if there is none."""
+        return weight_bytes(part, self.sizes.get(part, 0), self.precision, self.compute_bytes)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What is on the device all the time."""
+        return sum(self.weight_bytes(part) for part in self.sizes if self.stays(part))
+
+    @property
+    def host_bytes(self) -> int:
+        """What is in host memory all the time."""
+        return sum(self.weight_bytes(part) for part in self.sizes if not self.stays(part))
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the largest clip is decoded in tiles."""
+        return self._is_tiled(self.shape)
+
+    @property
+    def peaks(self) -> Peaks:
+        """Of the largest clip. Images, sounds and the upsampler need less, in any phase, than what is counted."""
+        text = self._visiting("text_encoder") + self._bytes(self.activations.text)
+        connectors = self._visiting("connectors") + self._bytes(self.activations.connectors)
+        transformer = self._visiting("transformer") + self.lora_bytes
+        sound = max(self._visiting("audio_vae"), self._visiting("vocoder")) + self.activations.sound(self.shape)
+        denoise = transformer + self._bytes(self.activations.denoise(self.shape, self.precision))
+        decode = max(self._decoding(self.shape, tiled=self.tiled), sound)
+        return Peaks(*(self._held_bytes + needed for needed in (max(text, connectors), denoise, decode)))
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes ever, for the largest clip."""
+        return max(self.peaks)
+
+    @property
+    def fits(self) -> bool:
+        return self.peak_bytes <= self.card.available_bytes
+
+    def tiled_at(self, width: int, height: int, num_frames: int) -> bool:
+        """Whether pictures of this size (pixels) and length (frames) must be decoded in tiles to fit."""
+        return self._is_tiled(typical_grid(width, height, num_frames))
+
+    def describe(self) -> str:
+        """What was decided and what it costs, for the log."""
+        peaks = ", ".join(f"{phase} {size / GB:.1f}" for phase, size in self.peaks._asdict().items())
+        tiled = " in tiles" if self.tiled else ""
+        return (
+            f"{self.precision}, offload {self.offload}: {self.resident_bytes / GB:.1f} GB stay on the device, "
+            f"{self.host_bytes / GB:.1f} GB in host memory; predicted peak at {name_of(self.shape)} "
+            f"{self.peak_bytes / GB:.1f} of {self.card.available_bytes / GB:.1f} GB ({peaks}{tiled})"
+        )
+
+    @property
+    def _held_bytes(self) -> int:
+        """What is held in the card's memory whatever is going on."""
+        return self.resident_bytes + (self.host_bytes if self.card.kind == "cpu" else 0)
+
+    def _visiting(self, part: Part) -> int:
+        """What comes to the device when a part is used."""
+        if self.stays(part):
+            return 0
+        if self.streams(part):
+            return streamed_bytes(part, self.sizes.get(part, 0), self.compute_bytes)
+        return self.weight_bytes(part)
+
+    def _bytes(self, activations: int) -> int:
+        """Activations in bf16 as they are in this precision."""
+        return activations * self.compute_bytes // 2
+
+    def _decoding(self, shape: Grid, *, tiled: bool) -> int:
+        part: Part = "diffusion_decoder" if "diffusion_decoder" in self.sizes else "vae"
+        decoder: Decoder = getattr(self.activations, part)
+        return self._visiting(part) + self._bytes(decoder.peak(shape, tiled=tiled))
+
+    def _is_tiled(self, shape: Grid) -> bool:
+        return self._held_bytes + self._decoding(shape, tiled=False) > self.card.available_bytes
+
+
+def plan_placement(
+    card: Card,
+    sizes: Mapping[Part, int],
+    precision: Literal["auto", Precision],
+    offload: Literal["auto", Offload],
+    shape: Grid,
+    activations: Activations,
+    *,
+    stored_fp8: bool = False,
+    lora_bytes: int = 0,
+) -> Placement:
+    """The best way to place a model, within what is asked for.
+
+    Without wishes: bf16 if that fits with at most the prompt's parts in host memory, else float8; and as little as
+    possible in host memory. Everything stays on a GPU only if it also leaves room to decode in one piece: tiles
+    show at their borders, and taking the text encoder away costs a second per new prompt. On a CPU float32, and
+    nothing moves.
+
+    Args:
+        card: where it is to fit.
+        sizes: how many weights each part has.
+        precision, offload: as in the settings.
+        shape: the largest clip that room is kept for.
+        activations: what the parts need beside their weights.
+        stored_fp8: whether the checkpoint is stored in float8; it then stays so unless another precision is asked for.
+        lora_bytes: LoRAs that the transformer wears.
+
+    Raises:
+        NotReady: nothing fits; the message has all that was tried, the hint what would help.
+    """
+    tried = []
+    for chosen, offloads in _candidates(card, precision, offload, stored_fp8):
+        for moved in offloads:
+            placement = Placement(chosen, moved, card, sizes, shape, activations, lora_bytes)
+            shows = placement.tiled and moved == "none" and offload == "auto" and card.kind == "cuda"
+            if placement.fits and not shows:
+                return placement
+            tried.append(placement)
+    raise _does_not_fit(tried)
+
+
+def _candidates(
+    card: Card, precision: Literal["auto", Precision], offload: Literal["auto", Offload], stored_fp8: bool
+) -> list[tuple[Precision, tuple[Offload, ...]]]:
+    """What is to be tried, the best first."""
+    float8: Precision = "fp8" if card.fp8_matmul else "fp8-storage"
+    offloads = (offload,) if offload != "auto" else OFFLOADS if card.kind == "cuda" else OFFLOADS[:1]
+    if precision == "fp8" or (precision == "auto" and stored_fp8):
+        return [(float8, offloads)]
+    if precision != "auto":
+        return [(precision, offloads)]
+    return [("fp32", offloads)] if card.kind == "cpu" else [("bf16", offloads[:2]), (float8, offloads)]
+
+
+def _does_not_fit(tried: list[Placement]) -> NotReady:
+    def line(placement: Placement) -> str:
+        phase, size = max(placement.peaks._asdict().items(), key=lambda peak: peak[1])
+        return f"{placement.precision} with offload {placement.offload} needs {size / GB:.1f} GB to {phase}"
+
+    last = tried[-1]
+    others = {
+        "LTX2_PRECISION=fp8": replace(last, precision="fp8"),
+        "LTX2_OFFLOAD=group": replace(last, offload="group"),
+    }
+    remedies = [setting for setting, other in others.items() if other.fits]
+    return NotReady(
+        f"the model does not fit for a clip of {name_of(last.shape)}: {last.card.available_bytes / GB:.1f} GB of "
+        f"{last.card.total_bytes / GB:.1f} GB can be used; " + "; ".join(map(line, tried)),
+        hint="set " + " or ".join([*remedies, "LTX2_PLAN_FOR to a smaller clip"]),
+    )
+
+
+def name_of(shape: Grid) -> str:
+    """A clip's size and length, as in ``LTX2_PLAN_FOR``."""
+    return f"{shape.width}x{shape.height}x{shape.num_frames}"
+
+
+def planned_shape(settings: Settings) -> Grid:
+    """The largest clip that room is kept for."""
+    width, height, num_frames = map(int, settings.plan_for.split("x"))
+    return typical_grid(width, height, num_frames)
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -24,15 +267,23 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def read_card(device: torch.device) -> Card:
+    """What a device has, and has left, right now."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Card("cuda", total, free, has_fp8_matmul(device))
+    # that a CPU can multiply float8 does not mean that it is fast
+    memory = psutil.virtual_memory()
+    return Card("cpu", memory.total, memory.available)
+
+
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """The dtype of all modules but the vocoder, which stays in float32."""
-    if settings.precision == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    """The dtype of all that is not float8, but for the vocoder, which stays in float32."""
+    if settings.precision in ("bf16", "fp32"):
+        return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def budget_bytes(device: torch.device) -> int:
     """All the memory the device has."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return read_card(device).total_bytes

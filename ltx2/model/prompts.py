@@ -17,17 +17,25 @@ def encode_prompt(components: Components, prompt: str) -> Contexts:
     Since the connectors put learned registers where padding was, all of the contexts are attended to and
     no mask is needed.
     """
+    prompt = prompt.strip()
+    cache = components.prompt_cache
+    if cached := cache.get(prompt, components.device):
+        return cached
     tokens = components.tokenizer(
-        [prompt.strip()], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        [prompt], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).to(components.device)
-    text_encoder: Any = components.text_encoder
-    # the language model alone: the head's logits over 1024 tokens would cost half a gigabyte
-    output = text_encoder.model.language_model(
-        input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
-    )
+    with components.using("text_encoder"):
+        text_encoder: Any = components.text_encoder
+        # the language model alone: the head's logits over 1024 tokens would cost half a gigabyte
+        output = text_encoder.model.language_model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
+        )
     layers = torch.stack(output.hidden_states, dim=-1)
-    video, audio, _ = components.connectors(layers, tokens.attention_mask, padding_side="left")
-    return Contexts(video, audio)
+    with components.using("connectors"):
+        video, audio, _ = components.connectors(layers, tokens.attention_mask, padding_side="left")
+    contexts = Contexts(video, audio)
+    cache.put(prompt, contexts)
+    return contexts
 
 
 def is_cut(components: Components, prompt: str) -> bool:

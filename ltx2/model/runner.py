@@ -11,7 +11,7 @@ import torch
 from ltx2.engine import Cancelled, Phase
 from ltx2.errors import OutOfMemory
 from ltx2.media.video import write_mp4
-from ltx2.model.checkpoint import load_components
+from ltx2.model.components import Components
 from ltx2.model.decode import to_uint8_chunks
 from ltx2.model.pipeline import Inputs, Report, generate
 from ltx2.model.placement import budget_bytes
@@ -33,20 +33,17 @@ class Made:
     """What is known of a clip only after it was made."""
 
     steps: int
+    stages: int
     audio_sample_rate: int | None
     warnings: tuple[str, ...]
 
 
 class Runner:
-    """Loads ``LTX2_MODEL`` and holds it.
+    """Holds a loaded model."""
 
-    Raises:
-        NotReady: it cannot be loaded.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, components: Components, settings: Settings) -> None:
+        self.components = components
         self.settings = settings
-        self.components = load_components(settings)
         self.name = self.components.name
         self.resident_bytes = self.components.resident_bytes
         self.budget_bytes = budget_bytes(self.components.device)
@@ -96,7 +93,7 @@ class Runner:
 
         settings = self.settings
         inputs = Inputs(media, settings.max_image_megapixels, settings.max_audio_seconds)
-        plan = make_plan(request, self.components.recipe)
+        plan = make_plan(request, self.components.recipe, can_refine=self.components.can_refine)
         result = generate(self.components, request, plan, inputs, report_when_done, cancelled)
         report_when_done("muxing", 0, 0)
         write_mp4(
@@ -112,7 +109,7 @@ class Runner:
             cancelled=cancelled,
         )
         rate = None if result.sound is None else result.sound.sample_rate
-        return Made(plan.steps, rate, (*self._warnings(request), *plan.warnings))
+        return Made(plan.steps, plan.stages, rate, (*self._warnings(request), *plan.warnings))
 
     def _warnings(self, request: GenerationRequest) -> list[str]:
         found = []

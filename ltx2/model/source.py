@@ -1,25 +1,11 @@
 """What a checkpoint is to the rest of the program: parts that can be loaded one after the other."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from ltx2.model.components import Module
+from ltx2.model.parts import Module, Part
 from ltx2.recipes import Generation
-
-Part = Literal[
-    "text_encoder",
-    "connectors",
-    "transformer",
-    "vae",
-    "audio_vae",
-    "vocoder",
-    "upsampler",
-    "diffusion_decoder",
-    "duration_head",
-]
-REQUIRED: tuple[Part, ...] = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder")
-"""The parts no generation works without; the others open up what they are for."""
 
 
 class Source(Protocol):

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+from diffusers.models.autoencoders.ltx2_diffusion_decoder import LTX2VideoDiffusionDecoderModel
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.duration_head import LTX2DurationHead
+from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -21,8 +24,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ltx2.model.components import Components, Module
-from ltx2.recipes import Generation, Kind, fit_recipe, recipe_for
+from ltx2.model.components import Components
+from ltx2.model.lora import Lora
+from ltx2.model.neighborhood import NeighborhoodProcessor
+from ltx2.model.parts import Module, Part
+from ltx2.recipes import Generation, Kind, Recipe, fit_recipe, recipe_for
 
 TINY_MODELS: dict[str, tuple[Generation, Kind]] = {
     "tiny": ("2.0", "distilled"),
@@ -37,32 +43,86 @@ TEXT_LAYERS = 2
 TEXT_TOKENS = 1024
 """Prompt tokens, padding included, as in the real model."""
 LAYERS = 3
+LORA_RANK = 4
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<boi>", "<eoi>")
 
 
 def build_tiny(name: str, device: torch.device, dtype: torch.dtype) -> Components:
-    """Build one of ``TINY_MODELS``. The weights are the same on every machine."""
-    generation, kind = TINY_MODELS[name]
-    recipe = fit_recipe(recipe_for(generation, kind), LAYERS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(WEIGHT_SEED)
-        modules: dict[str, Module] = {
-            "text_encoder": _text_encoder(generation),
-            "connectors": _connectors(generation),
-            "transformer": _transformer(generation),
-            "vae": _vae(),
-            "audio_vae": AutoencoderKLLTX2Audio(ch_mult=(1, 1, 1), num_res_blocks=1),
-            "vocoder": _vocoder(generation),
-        }
-    for part, module in modules.items():
-        module.eval().requires_grad_(requires_grad=False)
+    """One of ``TINY_MODELS``, whole on a device."""
+    source = TinySource(name)
+    modules = {
+        part: source.load(part, torch.float32 if part == "vocoder" else dtype).to(device) for part in source.parts()
+    }
+    return Components(
+        name=name,
+        recipe=source.recipe,
+        tokenizer=source.tokenizer(),
+        device=device,
+        refine_lora=tiny_lora(modules["transformer"]) if source.kind == "dev" else None,
+        is_random=True,
+        **modules,
+    )
+
+
+class TinySource:
+    """Implements :class:`ltx2.model.source.Source`: one of ``TINY_MODELS``, the same weights on every machine."""
+
+    num_layers = LAYERS
+    stored_fp8 = False
+
+    def __init__(self, name: str) -> None:
+        self.generation, self.kind = TINY_MODELS[name]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(WEIGHT_SEED)
+            self._modules: dict[Part, Module] = {
+                "text_encoder": _text_encoder(self.generation),
+                "connectors": _connectors(self.generation),
+                "transformer": _transformer(self.generation),
+                "vae": _vae(),
+                "audio_vae": AutoencoderKLLTX2Audio(ch_mult=(1, 1, 1), num_res_blocks=1),
+                "vocoder": _vocoder(self.generation),
+                "upsampler": LTX2LatentUpsamplerModel(mid_channels=32, num_blocks_per_stage=1),
+            }
+            if self.generation == "2.5":
+                self._modules |= {"diffusion_decoder": _diffusion_decoder(), "duration_head": _duration_head()}
+
+    @property
+    def recipe(self) -> Recipe:
+        return fit_recipe(recipe_for(self.generation, self.kind), LAYERS)
+
+    def parts(self) -> frozenset[Part]:
+        """Every part that its generation has."""
+        return frozenset(self._modules)
+
+    def parameters(self, part: Part) -> int:
+        """How many weights a part has."""
+        return sum(weight.numel() for weight in self._modules[part].parameters())
+
+    def load(self, part: Part, dtype: torch.dtype, *, keep_fp8: bool = False) -> Module:  # noqa: ARG002 (stored_fp8)
+        """Give a part away."""
+        module = self._modules[part].eval().requires_grad_(requires_grad=False)
         # diffusers' own to() warns of parts to be kept in float32, of which these models have none
-        nn.Module.to(module, device=device, dtype=torch.float32 if part == "vocoder" else dtype)
-    return Components(name=name, recipe=recipe, tokenizer=_tokenizer(), device=device, is_random=True, **modules)
+        return nn.Module.to(module, dtype=dtype)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Byte-level BPE without merges: one token a byte, after Gemma's special tokens."""
+        return _tokenizer()
+
+
+def tiny_lora(transformer: Module) -> Lora:
+    """What the dev miniature wears in its second stage: small and random, on the first linear of each block."""
+    generator = torch.Generator().manual_seed(WEIGHT_SEED)
+
+    def pair(linear: Module) -> tuple[Tensor, Tensor, float]:
+        down = torch.randn(LORA_RANK, linear.in_features, generator=generator)
+        up = torch.randn(linear.out_features, LORA_RANK, generator=generator)
+        return down / linear.in_features**0.5, up / LORA_RANK**0.5, 1.0
+
+    names = [f"transformer_blocks.{block}.attn1.to_q" for block in range(LAYERS)]
+    return Lora.from_pairs("tiny-distilled-lora", {name: pair(transformer.get_submodule(name)) for name in names})
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: one token a byte, after Gemma's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
@@ -185,6 +245,25 @@ def _vae() -> Module:
         # diffusers would infer other ratios from a decoder of three blocks
         spatial_compression_ratio=32,
         temporal_compression_ratio=8,
+    )
+
+
+def _diffusion_decoder() -> Module:
+    decoder = LTX2VideoDiffusionDecoderModel(
+        decoder_head_dim=16,
+        decoder_stage_channels=(256, 128, 64, 64, 32),
+        decoder_stage_depths=(1, 1, 1, 1, 1),
+        decoder_stage_kernels=((3, 3, 3),) * 4,
+        decoder_stage5_kernel=(3, 3, 3),
+        decoder_t_emb_dim=48,
+    )
+    decoder.set_attn_processor(NeighborhoodProcessor())
+    return decoder
+
+
+def _duration_head() -> Module:
+    return LTX2DurationHead(
+        video_cross_attention_dim=64, audio_cross_attention_dim=32, pooler_hidden_dim=32, mlp_hidden_dim=32
     )
 
 

@@ -27,10 +27,10 @@ PARTS = {
 
 def save(components: Components, folder: Path) -> Path:
     index: dict[str, Any] = {"_class_name": "LTX2Pipeline", "tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
-    for part, library in PARTS.items():
-        module = getattr(components, part)
-        module.save_pretrained(folder / part)
-        index[part] = [library, type(module).__name__]
+    for part, module in components.parts.items():
+        module.save_pretrained(folder / ("latent_upsampler" if part == "upsampler" else part))
+        if part in PARTS:
+            index[part] = [PARTS[part], type(module).__name__]
     components.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -52,7 +52,7 @@ def test_a_folder_comes_back_as_it_was_saved(tiny: Tiny, tmp_path: Path, name: s
     loaded = load_components(Settings(model=str(folder), device="cpu"))
     assert loaded.recipe == original.recipe
     assert not loaded.is_random
-    for ours, theirs in zip(loaded.modules, original.modules, strict=True):
+    for ours, theirs in zip(loaded.parts.values(), original.parts.values(), strict=True):
         weights = theirs.state_dict()
         assert ours.state_dict().keys() == weights.keys()
         assert all(torch.equal(weight, weights[key]) for key, weight in ours.state_dict().items())

@@ -18,19 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ltx2.geometry import exact_fps, make_grid
+from ltx2.model.components import Components
 from ltx2.model.conditioning import (
     Conditioning,
     ImageConditioning,
-    InitialLatents,
     SoundConditioning,
     draw_noise,
     pack_audio,
-    pack_video,
 )
 from ltx2.model.denoiser import Contexts, Denoiser
 from ltx2.model.guidance import Guide
-from ltx2.model.pipeline import start, step_noise
-from ltx2.model.sampler import denoise
+from ltx2.model.pipeline import Stage, refined, start, step_noise
 from ltx2.model.schedule import sigmas_for
 from ltx2.recipes import REFINE_SIGMAS, Generation, Kind, Sampler, Scales, recipe_for
 
@@ -54,6 +52,12 @@ def denoiser_of(version: str) -> Denoiser:
     model = LTX2VideoTransformer3DModel(**json.loads((FOLDER / f"transformer-{version}.json").read_text()))
     model.load_state_dict(load_file(FOLDER / f"transformer-{version}.safetensors"))
     return Denoiser(model.eval())
+
+
+def only(transformer: LTX2VideoTransformer3DModel) -> Components:
+    """An LTX-2 of which nothing but the transformer is needed."""
+    rest = dict.fromkeys(("tokenizer", "text_encoder", "connectors", "vae", "audio_vae", "vocoder"))
+    return Components(name="", recipe=recipe_for("2.0", "dev"), transformer=transformer, device=CPU, **rest)
 
 
 def scales(guidance: dict[str, float]) -> Scales:
@@ -95,19 +99,19 @@ def test_case(path: Path) -> None:
 
     for_video: list[Conditioning] = []
     for_audio: list[Conditioning] = []
-    if "initial_video_latents" in golden:
-        for_video.append(InitialLatents(pack_video(golden["initial_video_latents"])))
-    if "initial_audio_latents" in golden:
-        for_audio.append(InitialLatents(pack_audio(golden["initial_audio_latents"])))
     for number, image in enumerate(case["images"]):
         latents = golden[f"image_{number}_latents"]
         for_video.append(ImageConditioning(latents, image["pixel_frame"], image["strength"], case["fps"]))
     if case["audio_frozen"]:
         for_audio.append(SoundConditioning(pack_audio(golden["audio_latents"]), strength=1.0))
+    if "initial_video_latents" in golden:
+        sound = pack_audio(golden.get("initial_audio_latents", golden.get("audio_latents")))
+        for_video, for_audio = refined("distilled", golden["initial_video_latents"], sound, for_video, for_audio)
 
     sigmas, sampler = plan(case["version"], golden["sigmas"])
     assert sampler == case["sampler"]
-    video, audio = start(denoiser.transformer, grid, CPU, for_video, for_audio, case["noise_seed"], sigmas[0])
+    noise = torch.Generator().manual_seed(case["noise_seed"])
+    video, audio = start(denoiser.transformer, grid, CPU, for_video, for_audio, noise, sigmas[0])
     assert_close(video.tokens, golden["start_video_tokens"])
     assert_close(audio.tokens, golden["start_audio_tokens"])
     assert_close(video.mask, golden["video_mask"])
@@ -128,15 +132,13 @@ def test_case(path: Path) -> None:
         assert torch.equal(drawn[1][0], golden["step_noise_audio"][step])
 
     blocks = set(case["video_guidance"]["blocks"]) | set(case["audio_guidance"]["blocks"])
-    out_video, out_audio = denoise(
-        denoiser,
-        video,
-        audio,
-        sigmas,
+    guide = Guide(scales(case["video_guidance"]), scales(case["audio_guidance"]), tuple(sorted(blocks)))
+    prompts = (
         Contexts(golden["video_context"], golden["audio_context"]),
         Contexts(golden["negative_video_context"], golden["negative_audio_context"]),
-        Guide(scales(case["video_guidance"]), scales(case["audio_guidance"]), tuple(sorted(blocks))),
-        step_noise=step_noise(sampler, case["noise_seed"]),
+    )
+    out_video, out_audio = Stage(grid, sigmas, guide, step_noise(sampler, case["noise_seed"])).run(
+        only(denoiser.transformer), for_video, for_audio, prompts, noise.manual_seed(case["noise_seed"])
     )
     assert_close(out_video.tokens, golden["out_video_tokens"])
     assert_close(out_audio.tokens, golden["out_audio_tokens"])

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from PIL import Image
+from small_clips import INPUTS, SOUNDS, Calls, first, latents, make, planned, same, track
 from torch import Tensor
 
 from ltx2.errors import Canceled
@@ -17,65 +15,13 @@ from ltx2.media.audio import Waveform, fit
 from ltx2.model.components import Components
 from ltx2.model.conditioning import Stream
 from ltx2.model.encode import encode_sound
-from ltx2.model.guidance import Guide
-from ltx2.model.pipeline import Inputs, encode_inputs, encode_prompts, generate, start, step_noise
-from ltx2.model.sampler import denoise
-from ltx2.model.schedule import sigmas_for
+from ltx2.model.pipeline import generate
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.recipes import NEUTRAL
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
 
 Tiny = Callable[[str], Components]
-
-NOISE = np.random.default_rng(7)
-SOUNDS = {name: 0.2 * NOISE.standard_normal((16_000, 2)).astype(np.float32) for name in ("a", "b")}
-
-
-def png() -> bytes:
-    file = BytesIO()
-    Image.fromarray(NOISE.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def wav(samples: np.ndarray) -> bytes:
-    file = BytesIO()
-    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
-    return file.getvalue()
-
-
-MEDIA = {"a": png(), "b": png(), "sound a": wav(SOUNDS["a"]), "sound b": wav(SOUNDS["b"])}
-INPUTS = Inputs(MEDIA, max_image_megapixels=1, max_audio_seconds=10)
-
-
-def make(**fields: Any) -> GenerationRequest:
-    small = {"prompt": "x", "width": 96, "height": 64, "num_frames": 17, "seed": 3, "num_inference_steps": 2}
-    return GenerationRequest(**small | fields)
-
-
-@torch.inference_mode()
-def latents(components: Components, request: GenerationRequest) -> tuple[Stream, Stream]:
-    """Both streams after the last step, by the functions ``generate`` calls."""
-    plan, recipe, seed = make_plan(request, components.recipe), components.recipe, request.seed or 0
-    heard = INPUTS.sound(request.audio, request.grid.grid_seconds) if request.audio else None
-    for_video, for_audio = encode_inputs(components, request, INPUTS, heard)
-    sigmas = sigmas_for(recipe.kind, plan.steps)
-    streams = start(components.transformer, request.grid, components.device, for_video, for_audio, seed, sigmas[0])
-    guide = Guide(plan.video, plan.audio, recipe.stg_blocks)
-    prompts = encode_prompts(components, request, plan)
-    return denoise(components.denoiser, *streams, sigmas, *prompts, guide, step_noise=step_noise(recipe.sampler, seed))
-
-
-def first(name: str, strength: float = 1.0) -> tuple[Keyframe, ...]:
-    return (Keyframe(image=name, frame="first", strength=strength),)
-
-
-def track(strength: float = 1.0, name: str = "a") -> AudioTrack:
-    return AudioTrack(source=f"sound {name}", strength=strength)
-
-
-def same(one: tuple[Stream, Stream], other: tuple[Stream, Stream]) -> bool:
-    return all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, other, strict=True))
 
 
 def test_the_same_seed_gives_the_same_latents_and_frames(tiny: Tiny) -> None:
@@ -116,9 +62,10 @@ def test_an_image_of_strength_0_says_nothing_wherever_it_is(tiny: Tiny) -> None:
 
 def test_frozen_sound_ends_equal_to_its_encoding(tiny: Tiny) -> None:
     components, request = tiny("tiny"), make(audio=track())
-    heard = fit(Waveform(SOUNDS["a"].T, 16_000), 0.0, request.grid.grid_seconds)
+    grid = planned(components, request).grid
+    heard = fit(Waveform(SOUNDS["a"].T, 16_000), 0.0, grid.grid_seconds)
     _, audio = latents(components, request)
-    assert torch.equal(audio.tokens, encode_sound(components, heard, request.grid))
+    assert torch.equal(audio.tokens, encode_sound(components, heard, grid))
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-dev", "tiny-2.3", "tiny-2.5"])
@@ -144,36 +91,19 @@ def test_an_image_in_the_middle_is_appended_with_its_own_time_and_not_decoded(ti
     components = tiny("tiny")
     request = make(keyframes=(Keyframe(image="a", frame=11),))
     video, _ = latents(components, request)
-    clip, image = request.grid.video_tokens, 6
+    clip, image = planned(components, request).grid.video_tokens, 6
     assert video.tokens.shape[1] == clip + image
     assert torch.allclose(video.positions[0, 0, clip:], torch.tensor([11 / 25, 12 / 25]).expand(image, 2))
     assert torch.equal(video.positions[:, 1:, clip:], video.positions[:, 1:, :image])
-    result = generate(components, request, make_plan(request, components.recipe), INPUTS)
+    result = generate(components, request, planned(components, request), INPUTS)
     assert result.pictures.shape == (1, 3, 17, 64, 96)
 
 
 def test_the_end_image_lies_on_the_last_asked_frame(tiny: Tiny) -> None:
     request = make(num_frames=10, keyframes=(Keyframe(image="a", frame="last"),))
     video, _ = latents(tiny("tiny"), request)
-    assert request.grid.grid_frames == 17
+    assert planned(tiny("tiny"), request).grid.grid_frames == 17
     assert float(video.positions[0, 0, -1, 0]) == pytest.approx(9 / 25)
-
-
-class Calls:
-    """Counts the calls of a module by a hook."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.count = 0
-        self._handle = module.register_forward_hook(self._called)
-
-    def _called(self, *_: object) -> None:
-        self.count += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +146,7 @@ def test_the_sound_track_is_the_given_sound_the_generated_one_or_none(tiny: Tiny
 
     def sound(**fields: Any) -> Waveform | None:
         request = make(**fields)
-        return generate(components, request, make_plan(request, components.recipe), INPUTS).sound
+        return generate(components, request, planned(components, request), INPUTS).sound
 
     given = sound(audio=AudioTrack(source="sound a", start=0.1))
     assert given is not None
@@ -243,11 +173,11 @@ def test_2_3_and_2_5_sound_at_48_khz(tiny: Tiny) -> None:
 def test_the_picture_is_cut_around_the_centre_and_at_the_end(tiny: Tiny) -> None:
     components = tiny("tiny")
     whole, cut = make(width=96, height=64, num_frames=17), make(width=92, height=66, num_frames=12)
-    assert (cut.grid.grid_width, cut.grid.grid_height, cut.grid.grid_frames) == (96, 96, 17)
+    grid = planned(components, cut).grid
+    assert (grid.grid_width, grid.grid_height, grid.grid_frames) == (96, 96, 17)
     whole = replace_size(whole, 96, 96)
     pictures: list[Tensor] = [
-        generate(components, request, make_plan(request, components.recipe), INPUTS).pictures
-        for request in (whole, cut)
+        generate(components, request, planned(components, request), INPUTS).pictures for request in (whole, cut)
     ]
     assert torch.equal(pictures[0][:, :, :12, 15:81, 2:94], pictures[1])
 
@@ -268,7 +198,7 @@ def test_a_cancelled_generation_stops_before_the_next_step(tiny: Tiny) -> None:
         generate(
             components,
             request,
-            make_plan(request, components.recipe),
+            planned(components, request),
             INPUTS,
             report,
             cancelled=lambda: bool(seen) and seen[-1] == 3,
@@ -293,7 +223,7 @@ def test_progress_names_each_phase_and_counts_each_step(tiny: Tiny) -> None:
 def test_bfloat16_goes_all_the_way(name: str) -> None:
     components = build_tiny(name, torch.device("cpu"), torch.bfloat16)
     request = make(keyframes=first("a"), audio=track(0.5))
-    result = generate(components, request, make_plan(request, components.recipe), INPUTS)
+    result = generate(components, request, planned(components, request), INPUTS)
     assert result.pictures.dtype == torch.bfloat16
     assert bool(result.pictures.isfinite().all())
     assert result.sound is not None

@@ -46,3 +46,18 @@ def test_distilled_sigmas_are_interpolated_over_the_step_index() -> None:
     assert distilled_sigmas(16)[1] == pytest.approx((1.0 + 0.99375) / 2)
     # step 4 of 5 lies at 6.4: 0.725 + 0.4 * (0.421875 - 0.725)
     assert distilled_sigmas(5)[4] == pytest.approx(0.725 + 0.4 * (0.421875 - 0.725))
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "sigma"),
+    [
+        (5, 1, 1.0 - 1.6 * 0.00625),  # lies at 1.6, where the curve is straight
+        (30, 3, 1.0 - 0.8 * 0.00625),  # at 0.8
+        (30, 20, 0.909375 + (0.725 - 0.909375) / 3),  # at 5 1/3
+        (40, 36, 0.8 * 0.421875),  # at 7.2: four fifths of the way from the last sigma to 0 are left
+    ],
+)
+def test_other_numbers_of_distilled_steps_lie_on_the_same_curve(steps: int, step: int, sigma: float) -> None:
+    sigmas = distilled_sigmas(steps)
+    assert len(sigmas) == steps + 1
+    assert sigmas[step] == pytest.approx(sigma)

@@ -40,7 +40,7 @@ def test_the_weights_are_the_same_every_time_and_global_randomness_is_left_alone
     torch.manual_seed(1)
     assert torch.equal(drawn, torch.rand(1))
     other = build_tiny(name, CPU, torch.float32)
-    for ours, theirs in zip(one.modules, other.modules, strict=True):
+    for ours, theirs in zip(one.parts.values(), other.parts.values(), strict=True):
         for key, weight in ours.state_dict().items():
             assert torch.equal(weight, theirs.state_dict()[key]), key
 
@@ -53,7 +53,7 @@ def test_it_is_built_in_well_under_a_second() -> None:
 
 def test_bf16_but_for_the_vocoder() -> None:
     components = build_tiny("tiny", CPU, torch.bfloat16)
-    dtypes = {type(module).__name__: next(module.parameters()).dtype for module in components.modules}
+    dtypes = {type(module).__name__: next(module.parameters()).dtype for module in components.parts.values()}
     assert dtypes.pop("LTX2Vocoder") == torch.float32
     assert set(dtypes.values()) == {torch.bfloat16}
 
