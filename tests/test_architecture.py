@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine")
+FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine", "catalogue")
 """Modules of the ground floor."""
-TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate"}
+TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
 MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64"}
 STDLIB = set(sys.stdlib_module_names)
