@@ -31,6 +31,7 @@ USER ltx2
 ENV LTX2_MODEL=ltx-2-distilled \
     LTX2_MODELS_DIR=/runpod-volume \
     LTX2_DATA_DIR=/data \
+    HF_HOME=/data/huggingface \
     LTX2_HOST=0.0.0.0 \
     RUNPOD_LOG_LEVEL=INFO
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ltx2.errors import InvalidRequest
@@ -17,11 +17,37 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LTX2_", frozen=True, extra="ignore", allow_inf_nan=False)
 
-    model: str = Field("tiny", min_length=1, description="tiny, tiny-dev, tiny-2.3, tiny-2.5, or a diffusers folder")
+    model: str = Field(
+        "tiny",
+        min_length=1,
+        description="tiny, tiny-dev, tiny-2.3, tiny-2.5; ltx-2, ltx-2.3, ltx-2.5, each with -distilled or without; "
+        "a hub repository as org/name, or org/name/file.safetensors; a folder or a .safetensors file",
+    )
     models_dir: Path = Field(Path("/runpod-volume"), description="where a model given by name is looked for")
+    upsampler: Path | None = Field(None, description="latent upsampler instead of the one beside the model")
+    distilled_lora: Path | None = Field(None, description="LoRA a dev model refines with, instead of one beside it")
+    text_encoder: Path | None = Field(None, description="folder or file of the text encoder, where the model has none")
     recipe: Literal["auto", "dev", "distilled"] = Field("auto", description="auto takes it from the model's name")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto is bf16 on a GPU, fp32 on a CPU")
+    precision: Literal["auto", "bf16", "fp8", "fp8-storage", "fp32"] = Field(
+        "auto",
+        description="fp8 multiplies float8 where the GPU can, fp8-storage only stores it; "
+        "auto is bf16 where it fits, else fp8, and fp32 on a CPU",
+    )
+    offload: Literal["auto", "none", "text-encoder", "model", "group"] = Field(
+        "auto", description="what waits in host memory while it is not used; auto moves as little as fits"
+    )
+    plan_for: str = Field(
+        "1280x704x121",
+        pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}x[1-9]\d{0,5}$",
+        description="width x height x frames of the largest clip that memory is kept free for",
+    )
+    video_decoder: Literal["auto", "conv", "diffusion"] = Field(
+        "auto", description="what decodes LTX-2.5's pictures; auto is diffusion where the model has it"
+    )
+    prompt_cache_mb: NonNegativeFloat = Field(
+        512, description="host memory for encoded prompts, in MiB; one takes about 13, and 0 keeps none"
+    )
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
     host: str = Field("127.0.0.1", description="address the server listens on; 0.0.0.0 lets other machines in")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8000, description="port the server listens on")

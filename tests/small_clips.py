@@ -10,7 +10,7 @@ from PIL import Image
 
 from ltx2.model.components import Components
 from ltx2.model.conditioning import Stream
-from ltx2.model.pipeline import Inputs, encode_prompts, sample
+from ltx2.model.pipeline import Inputs, encode_texts, sample
 from ltx2.plan import Plan, make_plan
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 
@@ -48,7 +48,7 @@ def latents(components: Components, request: GenerationRequest) -> tuple[Stream,
     """Both streams after the last step, by the functions ``generate`` calls."""
     plan = planned(components, request)
     heard = INPUTS.sound(request.audio, plan.grid.grid_seconds) if request.audio else None
-    prompts = encode_prompts(components, request, plan)
+    prompts = encode_texts(components, request, plan)
     noise = torch.Generator().manual_seed(request.seed or 0)
     return sample(components, request, plan, INPUTS, heard, prompts, noise)
 

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from ltx2.catalogue import CATALOGUE
 from ltx2.dialects.app import create_app
 from ltx2.dialects.base import STATUS
+from ltx2.errors import NotReady
 from ltx2.geometry import make_grid
 from ltx2.media.probe import probe_mp4
 from ltx2.model.local import LocalEngine
+from ltx2.model.memory import ACTIVATIONS, PARAMETERS, typical_grid, weight_bytes
+from ltx2.model.placement import Card, plan_placement
 from ltx2.model.tiny import TINY_MODELS
 from ltx2.payload import Facts, GenerateBody, GenerateResponse, parse
 from ltx2.request import Guidance
@@ -25,8 +29,8 @@ from ltx2.settings import Settings
 from ltx2.studio.studio import Studio
 from processes import ROOT, Server
 
-README, LLMS, ARCHITECTURE = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "llms.txt", "ARCHITECTURE.md")
+README, LLMS, ARCHITECTURE, MODELS = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "llms.txt", "ARCHITECTURE.md", "docs/models.md")
 )
 
 
@@ -185,3 +189,38 @@ def test_the_image_copies_what_there_is() -> None:
     assert re.search(r"^FROM \S+:\d[\w.-]+$", dockerfile, re.MULTILINE)
     for variable in re.findall(r"(LTX2_\w+)=", dockerfile):
         assert variable.removeprefix("LTX2_").lower() in Settings.model_fields
+
+
+def test_what_fits_where_is_what_the_program_plans() -> None:
+    rows = re.findall(r"^\| (\d+) GB \| (.+) \|$", MODELS, re.MULTILINE)
+    shapes = re.findall(r"(\d+)x(\d+)x(\d+)", MODELS.split("| memory |")[1].splitlines()[0])
+    assert len(rows) >= 8
+    assert len(shapes) == 4
+    for size, cells in rows:
+        card = Card("cuda", int(size) * 10**9, int(size) * 10**9, fp8_matmul=True)
+        for shape, said in zip(shapes, cells.split(" | "), strict=True):
+            grid = typical_grid(*map(int, shape))
+            try:
+                plan = plan_placement(card, PARAMETERS["2.0"], "auto", "auto", grid, ACTIVATIONS["2.0"])
+            except NotReady:
+                assert said == "does not fit"
+                continue
+            tiles = ", tiles" if plan.tiled else ""
+            assert said == f"{plan.precision}, {plan.offload}, {plan.peak_bytes / 10**9:.0f} GB{tiles}"
+
+
+def test_the_weights_said_are_those_counted() -> None:
+    said = dict(re.findall(r"^\| (transformer|latent upsampler) \| ([\d.]+) \|", MODELS, re.MULTILINE))
+    counted = {"transformer": PARAMETERS["2.0"]["transformer"], "latent upsampler": PARAMETERS["2.0"]["upsampler"]}
+    assert said == {name: f"{2 * number / 10**9:.1f}" for name, number in counted.items()}
+    for generation, parts in PARAMETERS.items():
+        total = sum(weight_bytes(part, number, "bf16", 2) for part, number in parts.items())
+        assert f"{total / 10**9:.1f}" in MODELS, generation
+
+
+def test_every_named_model_is_documented() -> None:
+    assert set(re.findall(r"^\| `(ltx-[\w.-]+)` \| ([\w.-]+/[\w.-]+)", MODELS, re.MULTILINE)) == {
+        (entry.name, entry.repository) for entry in CATALOGUE.values()
+    }
+    for name in CATALOGUE:
+        assert f"`{name}`" in README

@@ -44,6 +44,7 @@ class DiffusersFolder:
         transformer: the transformer's folder; that of LTX-2.5's dev checkpoint is ``transformer_full``.
         upsampler: the latent upsampler's folder where it is not ``latent_upsampler`` of this one, or a folder
             with such a ``latent_upsampler``.
+        text_encoder: a folder with a text encoder to be taken instead of this one's; the tokenizer stays.
 
     Raises:
         NotReady: a part that every generation needs is incomplete, damaged, or of another generation; the message
@@ -53,11 +54,20 @@ class DiffusersFolder:
     stored_fp8 = False
     """Float8 weights are read into the dtype asked for: no published folder has them with their scales."""
 
-    def __init__(self, folder: Path, *, transformer: str = "transformer", upsampler: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        transformer: str = "transformer",
+        upsampler: Path | None = None,
+        text_encoder: Path | None = None,
+    ) -> None:
         self.folder = folder
         self._index = read_json(folder / "model_index.json", f"the model {title(folder)!r}")
         self._folders: dict[Part, Path] = {part: folder / part for part in (*REQUIRED, *CLASSES)}
         self._folders["transformer"] = folder / transformer
+        if text_encoder is not None:
+            self._folders["text_encoder"] = text_encoder
         upsampler = upsampler or folder
         inner = upsampler / UPSAMPLER
         self._folders["upsampler"] = inner if upsampler == folder or inner.is_dir() else upsampler
@@ -134,6 +144,35 @@ class DiffusersFolder:
                 f"{library}.{name} is not part of an LTX-2" if library else f"{name} is not an LTX-2's {part}"
             )
         return str(name or allowed[0])
+
+
+class DiffusersUpsampler:
+    """A latent upsampler in a folder of its own, for a checkpoint in another layout.
+
+    Implements :class:`ltx2.model.source.Parts`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._whose = f"the upsampler {folder.name!r}"
+
+    def parts(self) -> frozenset[Part]:
+        return frozenset({"upsampler"})
+
+    def parameters(self, part: Part) -> int:  # noqa: ARG002 (the only one)
+        """How many weights it has."""
+        return sum(stored.numel for file in _open(self._folder, self._whose) for stored in file.tensors.values())
+
+    def load(self, part: Part, dtype: torch.dtype, *, keep_fp8: bool = False) -> Module:  # noqa: ARG002 (the only one)
+        """Read it into host memory."""
+        config = read_json(self._folder / "config.json", self._whose)
+        _check_upsampler(config, self._whose)
+        files = _open(self._folder, self._whose)
+        return _explained(
+            self._whose,
+            self._folder,
+            lambda: _assemble(_class("LTX2LatentUpsamplerModel"), config, files, dtype, self._whose),
+        )
 
 
 def generation_of(config: Mapping[str, Any]) -> Generation:

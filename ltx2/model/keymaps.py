@@ -50,8 +50,8 @@ class KeyMap:
                 continue
             tensor = read(key)
             if key in factor_of:
-                rows = read(factor_of[key]).float().view(-1, *[1] * (tensor.ndim - 1))
-                tensor = tensor.float() * rows
+                # in the dtype they are stored in: the official loader rounds the product to it
+                tensor = tensor * read(factor_of[key]).view(-1, *[1] * (tensor.ndim - 1))
             yield from self._unfused(key, tensor)
 
     def _unfused(self, key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ from ltx2.model.decode import decode_sound, decode_video
 from ltx2.model.denoiser import Contexts
 from ltx2.model.encode import encode_image, encode_sound
 from ltx2.model.guidance import Guide
-from ltx2.model.prompts import encode_prompt
+from ltx2.model.prompts import encode_prompts
 from ltx2.model.sampler import denoise
 from ltx2.model.schedule import Sigmas, sigmas_for
 from ltx2.model.upsample import upsample
@@ -88,7 +88,7 @@ def generate(
         Canceled: ``cancelled()`` answered True at a step.
     """
     report("encoding", 0, 0)
-    prompts = encode_prompts(components, request, plan)
+    prompts = encode_texts(components, request, plan)
     track = request.driving_audio
     heard = inputs.sound(track, plan.grid.grid_seconds) if track else None
     # one generator for all noise of a clip, as in the official code: a second stage draws on where the first ended
@@ -195,12 +195,13 @@ class Stage:
             )
 
 
-def encode_prompts(components: Components, request: GenerationRequest, plan: Plan) -> tuple[Contexts, Contexts]:
+def encode_texts(components: Components, request: GenerationRequest, plan: Plan) -> tuple[Contexts, Contexts]:
     """The contexts of the prompt and of the negative prompt (the former again when it is not needed)."""
-    positive = encode_prompt(components, request.prompt)
-    if plan.video.cfg == 1 and plan.audio.cfg == 1:
-        return positive, positive
-    return positive, encode_prompt(components, plan.negative_prompt)
+    is_guided = plan.video.cfg != 1 or plan.audio.cfg != 1
+    positive, negative = encode_prompts(
+        components, request.prompt, plan.negative_prompt if is_guided else request.prompt
+    )
+    return positive, negative
 
 
 def encode_images(components: Components, request: GenerationRequest, inputs: Inputs, grid: Grid) -> list[Conditioning]:

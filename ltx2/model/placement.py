@@ -73,7 +73,7 @@ class Placement:
     """The largest clip that room is kept for."""
     activations: Activations
     lora_bytes: int = 0
-    """LoRAs that the transformer wears."""
+    """LoRAs that the transformer wears: on the device while it is there."""
 
     def stays(self, part: Part) -> bool:
         """Whether a part is on the device all the time."""
@@ -95,12 +95,14 @@ class Placement:
     @property
     def resident_bytes(self) -> int:
         """What is on the device all the time."""
-        return sum(self.weight_bytes(part) for part in self.sizes if self.stays(part))
+        lora = self.lora_bytes if self.stays("transformer") else 0
+        return lora + sum(self.weight_bytes(part) for part in self.sizes if self.stays(part))
 
     @property
     def host_bytes(self) -> int:
         """What is in host memory all the time."""
-        return sum(self.weight_bytes(part) for part in self.sizes if not self.stays(part))
+        lora = 0 if self.stays("transformer") else self.lora_bytes
+        return lora + sum(self.weight_bytes(part) for part in self.sizes if not self.stays(part))
 
     @property
     def tiled(self) -> bool:
@@ -112,7 +114,7 @@ class Placement:
         """Of the largest clip. Images, sounds and the upsampler need less, in any phase, than what is counted."""
         text = self._visiting("text_encoder") + self._bytes(self.activations.text)
         connectors = self._visiting("connectors") + self._bytes(self.activations.connectors)
-        transformer = self._visiting("transformer") + self.lora_bytes
+        transformer = self._visiting("transformer") + (0 if self.stays("transformer") else self.lora_bytes)
         sound = max(self._visiting("audio_vae"), self._visiting("vocoder")) + self.activations.sound(self.shape)
         denoise = transformer + self._bytes(self.activations.denoise(self.shape, self.precision))
         decode = max(self._decoding(self.shape, tiled=self.tiled), sound)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ltx2.model.components import Components
 from ltx2.model.denoiser import Contexts
@@ -11,31 +12,38 @@ MAX_TOKENS = 1024
 """A multiple of the connectors' 128 registers, which take the place of the padding."""
 
 
-def encode_prompt(components: Components, prompt: str) -> Contexts:
-    """Encode one prompt, cut after ``MAX_TOKENS`` tokens.
+def encode_prompts(components: Components, *prompts: str) -> tuple[Contexts, ...]:
+    """Encode prompts, each cut after ``MAX_TOKENS`` tokens; those that are remembered cost nothing.
 
     Since the connectors put learned registers where padding was, all of the contexts are attended to and
     no mask is needed.
     """
-    prompt = prompt.strip()
-    cache = components.prompt_cache
-    if cached := cache.get(prompt, components.device):
-        return cached
+    texts = [prompt.strip() for prompt in prompts]
+    cache, device = components.prompt_cache, components.device
+    known = {text: contexts for text in texts if (contexts := cache.get(text, device))}
+    if new := [text for text in dict.fromkeys(texts) if text not in known]:
+        # one prompt at a time, so that its contexts do not depend on its company; but the parts come once for all
+        with components.using("text_encoder"):
+            read = [_read(components, text) for text in new]
+        with components.using("connectors"):
+            for text, (layers, mask) in zip(new, read, strict=True):
+                video, audio, _ = components.connectors(layers, mask, padding_side="left")
+                known[text] = Contexts(video, audio)
+                cache.put(text, known[text])
+    return tuple(known[text] for text in texts)
+
+
+def _read(components: Components, text: str) -> tuple[Tensor, Tensor]:
+    """The hidden states of all layers ``[1, tokens, width, layers + 1]``, and the mask of the padding."""
     tokens = components.tokenizer(
-        [prompt], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        [text], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).to(components.device)
-    with components.using("text_encoder"):
-        text_encoder: Any = components.text_encoder
-        # the language model alone: the head's logits over 1024 tokens would cost half a gigabyte
-        output = text_encoder.model.language_model(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
-        )
-    layers = torch.stack(output.hidden_states, dim=-1)
-    with components.using("connectors"):
-        video, audio, _ = components.connectors(layers, tokens.attention_mask, padding_side="left")
-    contexts = Contexts(video, audio)
-    cache.put(prompt, contexts)
-    return contexts
+    text_encoder: Any = components.text_encoder
+    # the language model alone: the head's logits over 1024 tokens would cost half a gigabyte
+    output = text_encoder.model.language_model(
+        input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
+    )
+    return torch.stack(output.hidden_states, dim=-1), tokens.attention_mask
 
 
 def is_cut(components: Components, prompt: str) -> bool:

@@ -8,17 +8,11 @@ from ltx2.model.parts import Module, Part
 from ltx2.recipes import Generation
 
 
-class Source(Protocol):
-    """One checkpoint on this machine's disk, in whatever layout."""
-
-    generation: Generation
-    num_layers: int
-    """Depth of the transformer."""
-    stored_fp8: bool
-    """Whether the linears of the transformer's blocks are stored in float8."""
+class Parts(Protocol):
+    """Some parts of a checkpoint on this machine's disk, in whatever layout."""
 
     def parts(self) -> frozenset[Part]:
-        """The parts it has."""
+        """The parts there are."""
 
     def parameters(self, part: Part) -> int:
         """How many weights a part has, known without reading them."""
@@ -36,5 +30,44 @@ class Source(Protocol):
             NotReady: the part is missing, damaged, or not what it should be; the message says which file.
         """
 
+
+class Source(Parts, Protocol):
+    """One checkpoint."""
+
+    generation: Generation
+    num_layers: int
+    """Depth of the transformer."""
+    stored_fp8: bool
+    """Whether the linears of the transformer's blocks are stored in float8."""
+
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer, padding on the left."""
+
+
+class Joined:
+    """A checkpoint, and a source of parts that it does not have or that are to be taken instead of its own."""
+
+    def __init__(self, checkpoint: Source, other: Parts) -> None:
+        self._checkpoint, self._other = checkpoint, other
+        self.generation = checkpoint.generation
+        self.num_layers = checkpoint.num_layers
+        self.stored_fp8 = checkpoint.stored_fp8
+
+    def parts(self) -> frozenset[Part]:
+        """The parts of both."""
+        return self._checkpoint.parts() | self._other.parts()
+
+    def parameters(self, part: Part) -> int:
+        """How many weights a part has, known without reading them."""
+        return self._of(part).parameters(part)
+
+    def load(self, part: Part, dtype: torch.dtype, *, keep_fp8: bool = False) -> Module:
+        """Read a part into host memory. See :meth:`Source.load`."""
+        return self._of(part).load(part, dtype, keep_fp8=keep_fp8)
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's."""
+        return self._checkpoint.tokenizer()
+
+    def _of(self, part: Part) -> Parts:
+        return self._other if part in self._other.parts() else self._checkpoint

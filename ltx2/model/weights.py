@@ -88,7 +88,7 @@ def open_weights(path: Path) -> WeightsFile:
             as many bytes as its header promises.
     """
     log.info("reading the header of %s", path)
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         raise _pickle(path)
     try:
         size = path.stat().st_size
@@ -180,7 +180,7 @@ def fill(
         else:
             _assign(module, name, tensor.to(dtype) if wanted.is_floating_point() else tensor)
     refuse(source, UNKNOWN, unknown)
-    refuse(source, MISSING, [name for name in missing if name not in tied])
+    refuse(source, MISSING, sorted(missing.keys() - set(tied)))
     refuse(source, MISSHAPEN, misshapen)
 
 

@@ -1,43 +1,20 @@
-"""A diffusers folder of each generation, saved from the tiny model and loaded again."""
+"""``LTX2_MODEL`` as a diffusers folder: what comes of it, and what is said when it cannot be."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from saved_models import edit, save
 
 from ltx2.errors import NotReady
 from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components
+from ltx2.model.parts import REQUIRED
 from ltx2.settings import Settings
 
 Tiny = Callable[[str], Components]
-PARTS = {
-    "text_encoder": "transformers",
-    "connectors": "ltx2",
-    "transformer": "diffusers",
-    "vae": "diffusers",
-    "audio_vae": "diffusers",
-    "vocoder": "ltx2",
-}
-
-
-def save(components: Components, folder: Path) -> Path:
-    index: dict[str, Any] = {"_class_name": "LTX2Pipeline", "tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
-    for part, module in components.parts.items():
-        module.save_pretrained(folder / ("latent_upsampler" if part == "upsampler" else part))
-        if part in PARTS:
-            index[part] = [PARTS[part], type(module).__name__]
-    components.tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-def edit(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +71,11 @@ def test_a_folder_that_does_not_say_dev_or_distilled_is_asked_about(saved: Path,
     assert "LTX2_RECIPE" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("part", [*PARTS, "tokenizer"])
+@pytest.mark.parametrize("part", [*REQUIRED, "tokenizer"])
 def test_a_missing_part_is_named(saved: Path, tmp_path: Path, part: str) -> None:
     folder = shutil.copytree(saved, tmp_path / "ltx-distilled")
     shutil.rmtree(folder / part)
-    with pytest.raises(NotReady, match=f"the {part} of the model"):
+    with pytest.raises(NotReady, match=f"is incomplete: {part}/"):
         load_components(Settings(model=str(folder), device="cpu"))
 
 

@@ -1,6 +1,5 @@
 """Folders of each generation in the diffusers layout: saved from the tiny models, loaded again, and damaged."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from saved_models import edit, save
 from transformers import Gemma3ForCausalLM
 
 from ltx2.errors import NotReady
@@ -17,27 +17,7 @@ from ltx2.model.folder import DiffusersFolder, check_text_encoder, generation_of
 from ltx2.model.parts import REQUIRED
 
 Tiny = Callable[[str], Components]
-LIBRARIES = {"text_encoder": "transformers", "connectors": "ltx2", "vocoder": "ltx2", "duration_head": "ltx2"}
-FOLDERS = {"upsampler": "latent_upsampler"}
-UNNAMED = {"upsampler", "diffusion_decoder"}
-"""Parts that the model_index.json of published folders does not name."""
 NAMES = {"2.0": "tiny", "2.3": "tiny-2.3", "2.5": "tiny-2.5"}
-
-
-def save(components: Components, folder: Path, shard: str = "10GB") -> Path:
-    tokenizer = ["transformers", type(components.tokenizer).__name__]
-    index: dict[str, Any] = {"_class_name": "LTX2Pipeline", "tokenizer": tokenizer, "prompt_enhancer": [None, None]}
-    for part, module in components.parts.items():
-        module.save_pretrained(folder / FOLDERS.get(part, part), max_shard_size=shard)
-        if part not in UNNAMED:
-            index[part] = [LIBRARIES.get(part, "diffusers"), type(module).__name__]
-    components.tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-def edit(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

@@ -22,7 +22,7 @@ from ltx2.model.fp8 import (
     set_compute,
     store_linears,
 )
-from ltx2.model.pipeline import Inputs, encode_prompts, sample
+from ltx2.model.pipeline import Inputs, encode_texts, sample
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.request import GenerationRequest
@@ -297,7 +297,7 @@ def latents(components: Components, seed: int = 3) -> Tensor:
             plan,
             Inputs({}, max_image_megapixels=1, max_audio_seconds=10),
             None,
-            encode_prompts(components, request, plan),
+            encode_texts(components, request, plan),
             torch.Generator().manual_seed(seed),
         )
     return torch.cat([stream.tokens.flatten() for stream in streams])
@@ -330,7 +330,7 @@ def test_a_text_encoder_is_stored_in_float8(name: str) -> None:
     request = GenerationRequest(prompt="A lighthouse in the fog", num_inference_steps=2)
     with torch.inference_mode():
         (ours, _), (theirs, _) = (
-            encode_prompts(components, request, make_plan(request, components.recipe)) for components in (plain, exact)
+            encode_texts(components, request, make_plan(request, components.recipe)) for components in (plain, exact)
         )
     assert ours.video.dtype == torch.bfloat16
     assert error(ours.video, theirs.video) < HALF_STEP

@@ -15,7 +15,7 @@ from ltx2.model.components import Components
 from ltx2.model.fp8 import quantise_blocks
 from ltx2.model.lora import Lora, applied, load_lora
 from ltx2.model.original import OriginalFiles
-from ltx2.model.pipeline import Inputs, encode_prompts, sample
+from ltx2.model.pipeline import Inputs, encode_texts, sample
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.request import GenerationRequest
@@ -87,7 +87,7 @@ def latents(components: Components) -> Tensor:
     """Both streams after two steps, by the functions ``generate`` calls."""
     request = GenerationRequest(prompt="x", width=96, height=64, num_frames=17, seed=3, num_inference_steps=2)
     plan = make_plan(request, components.recipe)
-    prompts = encode_prompts(components, request, plan)
+    prompts = encode_texts(components, request, plan)
     inputs = Inputs({}, max_image_megapixels=1, max_audio_seconds=10)
     generator = torch.Generator().manual_seed(3)
     with torch.inference_mode():

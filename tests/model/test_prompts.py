@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import torch
 
+from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components
 from ltx2.model.denoiser import Contexts
 from ltx2.model.prompt_cache import PromptCache
-from ltx2.model.prompts import encode_prompt
+from ltx2.model.prompts import encode_prompts
+from ltx2.settings import Settings
 
 Tiny = Callable[[str], Components]
 CPU = torch.device("cpu")
@@ -31,14 +33,14 @@ def test_a_repeated_prompt_runs_neither_text_encoder_nor_connectors(tiny: Tiny) 
     hooks.append(components.text_encoder.lm_head.register_forward_hook(lambda *_: calls.append("lm_head")))
     try:
         with torch.inference_mode():
-            once = encode_prompt(components, "a lighthouse")
-            again = encode_prompt(components, " a lighthouse\n")
-            encode_prompt(components, "a ship")
+            (once,) = encode_prompts(components, "a lighthouse")
+            again, _ship = encode_prompts(components, " a lighthouse\n", "a ship")
     finally:
         for hook in hooks:
             hook.remove()
     # the head over the vocabulary is never run, and neither is the class around the language model
     assert calls == ["language_model", "connectors"] * 2
+    assert components.prompt_cache.nbytes == 2 * once.nbytes
     assert torch.equal(once.video, again.video)
     assert torch.equal(once.audio, again.audio)
 
@@ -69,3 +71,14 @@ def test_a_cache_of_no_size_keeps_nothing() -> None:
     cache = PromptCache(0)
     cache.put("a", contexts(1.0))
     assert cache.get("a", CPU) is None
+
+
+def test_two_prompts_bring_the_text_encoder_once_and_do_not_depend_on_each_other(tiny: Tiny) -> None:
+    components = load_components(Settings(model="tiny", offload="model", prompt_cache_mb=0))
+    with torch.inference_mode():
+        alone, _ = encode_prompts(tiny("tiny"), "fog", "fog")
+        together = encode_prompts(components, "fog", "rain")
+    assert components.residency is not None
+    assert components.residency.visits["text_encoder"] == components.residency.visits["connectors"] == 1
+    assert torch.equal(alone.video, together[0].video)
+    assert not torch.equal(alone.video, together[1].video)

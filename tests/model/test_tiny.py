@@ -6,7 +6,7 @@ import torch
 
 from ltx2.geometry import AUDIO_LATENTS_PER_SECOND, SPATIAL_RATIO, TEMPORAL_RATIO
 from ltx2.model.components import Components
-from ltx2.model.prompts import MAX_TOKENS, encode_prompt, is_cut
+from ltx2.model.prompts import MAX_TOKENS, encode_prompts, is_cut
 from ltx2.model.tiny import TINY_MODELS, build_tiny
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_prompts_are_encoded_as_the_whole_text_encoder_would(tiny: Tiny, name: s
     assert bool(tokens.attention_mask[0, -6:].all())  # padding is on the left
     whole = components.text_encoder(**tokens, output_hidden_states=True)
     video, audio, mask = components.connectors(torch.stack(whole.hidden_states, dim=-1), tokens.attention_mask)
-    ours = encode_prompt(components, "  a cat ")
+    (ours,) = encode_prompts(components, "  a cat ")
     assert torch.equal(ours.video, video)
     assert torch.equal(ours.audio, audio)
     assert bool((mask == 1).all())  # which is why the transformer is given none
@@ -77,9 +77,7 @@ def test_prompts_are_encoded_as_the_whole_text_encoder_would(tiny: Tiny, name: s
 
 def test_prompts_differ(tiny: Tiny) -> None:
     with torch.inference_mode():
-        assert not torch.allclose(
-            encode_prompt(tiny("tiny"), "a cat").video, encode_prompt(tiny("tiny"), "a dog").video
-        )
+        assert not torch.allclose(*(contexts.video for contexts in encode_prompts(tiny("tiny"), "a cat", "a dog")))
 
 
 def test_a_long_prompt_is_known_to_be_cut(tiny: Tiny) -> None:

@@ -14,7 +14,7 @@ from ltx2.errors import InvalidRequest
 from ltx2.model.components import Components, video_statistics
 from ltx2.model.conditioning import Stream, unpack_video
 from ltx2.model.encode import encode_image, encode_sound
-from ltx2.model.pipeline import UNGUIDED, Stage, encode_images, encode_prompts, generate, refined
+from ltx2.model.pipeline import UNGUIDED, Stage, encode_images, encode_texts, generate, refined
 from ltx2.model.upsample import upsample
 from ltx2.recipes import REFINE_SIGMAS
 from ltx2.request import GenerationRequest, Keyframe
@@ -41,7 +41,7 @@ def by_hand(components: Components, request: GenerationRequest) -> tuple[Stream,
         images = encode_images(components, request, INPUTS, plan.grid)
         given = refined(components.recipe.kind, larger, audio.tokens, images, [])
         stage = Stage(plan.grid, REFINE_SIGMAS, UNGUIDED, loras=components.refine_loras)
-        return stage.run(components, *given, encode_prompts(components, request, plan), noise)
+        return stage.run(components, *given, encode_texts(components, request, plan), noise)
 
 
 @pytest.mark.parametrize("name", NAMES)
