@@ -44,8 +44,8 @@ def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
 # Precisions and placements
 
 
-@pytest.mark.parametrize("model", TINY_MODELS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8", "fp8-storage"])
+@pytest.mark.parametrize("model", ["tiny-dev", "tiny-2.3", "tiny-2.5"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])  # on a CPU fp8 is stored, not multiplied
 def test_wherever_the_parts_are_the_latents_are_the_same(model: str, precision: str) -> None:
     fields = {"keyframes": first("a"), "audio": track(0.5), "pipeline": "two_stage", "width": 128, "height": 64}
     placed = {offload: load(model=model, precision=precision, offload=offload) for offload in OFFLOADS}

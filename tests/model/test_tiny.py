@@ -41,8 +41,8 @@ def test_the_weights_are_the_same_every_time_and_global_randomness_is_left_alone
     assert torch.equal(drawn, torch.rand(1))
     other = build_tiny(name, CPU, torch.float32)
     for ours, theirs in zip(one.parts.values(), other.parts.values(), strict=True):
-        for key, weight in ours.state_dict().items():
-            assert torch.equal(weight, theirs.state_dict()[key]), key
+        for (key, weight), other_weight in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(weight, other_weight), key
 
 
 def test_it_is_built_in_well_under_a_second() -> None:
