@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     )
 
     @property
+    def model_name(self) -> str:
+        """What callers are told of the model: of a path the last part, since folders are none of their business."""
+        path = Path(self.model)
+        return path.name if path.is_absolute() or path.parts[:1] in (("~",), ("..",)) else self.model
+
+    @property
     def max_body_bytes(self) -> int:
         """The body limit in bytes."""
         return int(self.max_body_mb * 2**20)

@@ -38,3 +38,19 @@ def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().model = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("tiny", "tiny"),
+        ("ltx-2.3-distilled", "ltx-2.3-distilled"),
+        ("Lightricks/LTX-2", "Lightricks/LTX-2"),
+        ("/srv/models/secret-client/ltx-2-distilled", "ltx-2-distilled"),
+        ("/srv/models/ltx-2-19b-distilled-fp8.safetensors", "ltx-2-19b-distilled-fp8.safetensors"),
+        ("~/models/ltx-2/", "ltx-2"),
+        ("../ltx-2", "ltx-2"),
+    ],
+)
+def test_callers_are_told_the_model_without_its_folders(model: str, name: str) -> None:
+    assert Settings(model=model).model_name == name

@@ -75,7 +75,7 @@ def router(studio: Studio) -> APIRouter:
             {
                 "name": "LTX-2 video generation",
                 "version": __version__,
-                "model": studio.settings.model,
+                "model": studio.settings.model_name,
                 "endpoints": {
                     "POST /generate": "prompt, images and sound in, an MP4 with sound out",
                     "GET /health": "is the server up, and is the model loaded?",

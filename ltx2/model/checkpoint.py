@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -81,14 +80,14 @@ def find_checkpoint(settings: Settings) -> Checkpoint:
         )
         tiny = TinySource(settings.model)
         lora = (lambda transformer, _connectors: tiny_lora(transformer)) if tiny.kind == "dev" else None
-        return Checkpoint(settings.model, tiny, tiny.kind, lora, is_random=True)
+        return Checkpoint(settings.model_name, tiny, tiny.kind, lora, is_random=True)
     location = locate(settings)
     kind = _kind(settings, location)
     source = open_source(location)
     if location.lora is None or kind == "distilled":
-        return Checkpoint(settings.model, source, kind)
+        return Checkpoint(settings.model_name, source, kind)
     size = location.lora.stat().st_size
-    return Checkpoint(settings.model, source, kind, partial(load_lora, location.lora), size)
+    return Checkpoint(settings.model_name, source, kind, partial(load_lora, location.lora), size)
 
 
 def open_source(location: Location) -> Source:
@@ -126,7 +125,7 @@ def _kind(settings: Settings, location: Location) -> Kind:
         return settings.recipe
     if location.trained is None:
         raise NotReady(
-            f"is {Path(settings.model).name} a dev or a distilled checkpoint? Neither its files nor its name say so",
+            f"is {settings.model_name} a dev or a distilled checkpoint? Neither its files nor its name say so",
             hint="set LTX2_RECIPE=dev or LTX2_RECIPE=distilled",
         )
     log.info("taken for a %s checkpoint by its name; LTX2_RECIPE would overrule it", location.trained)

@@ -87,7 +87,7 @@ def open_weights(path: Path) -> WeightsFile:
         NotReady: there is no such file; it is a pickle, a git-lfs pointer, something else altogether, or it has not
             as many bytes as its header promises.
     """
-    log.info("reading the header of %s", path)
+    log.debug("reading the header of %s", path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise _pickle(path)
     try:
