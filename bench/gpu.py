@@ -38,7 +38,7 @@ PEAK_OF: dict[Phase, str] = {"encoding": "encode", "denoising": "denoise", "deco
 
 
 class RandomSource:
-    """Implements :class:`ltx2.model.source.Source`: full-size parts with random weights, made on the device."""
+    """Implements :class:`ltx2.model.source.Source`: full-size parts with random weights."""
 
     num_layers = 48
     stored_fp8 = False
@@ -60,9 +60,12 @@ class RandomSource:
         with init_empty_weights(include_buffers=False):
             module = kind(pattern.config) if part == "text_encoder" else kind.from_config(pattern.config)
         for name, weight in list(module.named_parameters()):
+            # drawn on the device, where that is quick, one at a time, since not all of them may fit there
             value = torch.empty(weight.shape, dtype=dtype, device=self._device).normal_(std=0.02)
-            set_module_tensor_to_device(module, name, self._device, value)
-        return torch.nn.Module.to(module.eval().requires_grad_(requires_grad=False), self._device, dtype)
+            set_module_tensor_to_device(module, name, "cpu", value)
+        if part == "text_encoder":
+            module.tie_weights()  # of the head and the embedding, which the meta device has separated
+        return torch.nn.Module.to(module.eval().requires_grad_(requires_grad=False), dtype)
 
     def tokenizer(self) -> Any:
         """The miniature's: its tokens are among Gemma's."""
@@ -116,7 +119,7 @@ def lines(checkpoint: Checkpoint, settings: Settings, request: GenerationRequest
     device = choose_device(settings)
     parts = tuple(part for part in PARTS if part in checkpoint.source.parts())
     try:
-        placement = place(checkpoint, parts, device, settings)
+        checkpoint, placement = place(checkpoint, parts, device, settings)
     except NotReady as error:
         yield f"  {error}"
         return

@@ -6,19 +6,18 @@ this name is asked for and found nowhere on the machine.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from ltx2.recipes import Generation, Kind
-
-Layout = Literal["diffusers", "original"]
 
 SHARED = ("text_encoder", "tokenizer", "connectors", "vae", "audio_vae", "vocoder")
 """The folders of a repository in the diffusers layout that every generation reads, the transformer's apart."""
 EXTRAS_2_5 = ("diffusion_decoder", "duration_head")
 """What only LTX-2.5 has."""
-GEMMA_3 = "google/gemma-3-12b-it-qat-q4_0-unquantized"
+GEMMA_REPOSITORY = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 """The text encoder of original LTX-2 and 2.3 files, which do not contain it. Gated.
 From raw.githubusercontent.com/Lightricks/LTX-2/main/README.md and MODELS-LTX-2.3.md."""
+DEV_TRANSFORMER = "transformer_full"
+"""The folder of LTX-2.5's dev transformer, beside the distilled one."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,12 @@ class CatalogueEntry:
     generation: Generation
     kind: Kind
     folders: tuple[str, ...]
-    """What to fetch; of the weights in each folder, those its index names."""
-    layout: Layout = "diffusers"
-    """All of them are; original files are asked for as ``org/name/file.safetensors``."""
+    """What to fetch, the companions apart; of the weights in each folder, those its index names."""
     transformer: str = "transformer"
     """The transformer's folder."""
     upsampler: Companion | None = None
     lora: Companion | None = None
     """The distilled LoRA a dev checkpoint refines with."""
-    is_gated: bool = False
-    """Whether a licence must be accepted on the repository's page first."""
-    size_gb: float | None = None
-    """What is downloaded, about, without the companions; None where no page says it."""
 
 
 CATALOGUE: dict[str, CatalogueEntry] = {
@@ -105,18 +98,15 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         ),
         # One repository holds both: transformer/ is distilled, transformer_full/ dev and not in model_index.json.
         # Gated: huggingface.co/Lightricks/LTX-2.5-Diffusers. The LoRA (8.9 GB) is in the gated Lightricks/LTX-2.5.
-        # Size: 42.0 GB of transformer, 24 GB of Gemma 4, as the single files on huggingface.co/Lightricks/LTX-2.5.
         CatalogueEntry(
             name="ltx-2.5",
             repository="Lightricks/LTX-2.5-Diffusers",
             generation="2.5",
             kind="dev",
-            folders=("transformer_full", *SHARED, *EXTRAS_2_5),
-            transformer="transformer_full",
+            folders=(DEV_TRANSFORMER, *SHARED, *EXTRAS_2_5),
+            transformer=DEV_TRANSFORMER,
             upsampler=Companion("Lightricks/LTX-2.5-Diffusers", "latent_upsampler"),
             lora=Companion("Lightricks/LTX-2.5", "loras/ltx-2.5-22b-distilled-lora-450-bf16.safetensors"),
-            is_gated=True,
-            size_gb=70,
         ),
         CatalogueEntry(
             name="ltx-2.5-distilled",
@@ -125,11 +115,24 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             kind="distilled",
             folders=("transformer", *SHARED, *EXTRAS_2_5),
             upsampler=Companion("Lightricks/LTX-2.5-Diffusers", "latent_upsampler"),
-            is_gated=True,
-            size_gb=70,
         ),
     )
 }
+
+
+def find_entry(name: str, kind: Kind | None = None) -> CatalogueEntry | None:
+    """What is published under a name or in a repository: where that holds several kinds, of the one asked for."""
+    if entry := CATALOGUE.get(name.casefold()):
+        return entry
+    entries = [entry for entry in CATALOGUE.values() if entry.repository.casefold() == name.casefold()]
+    return next((entry for entry in entries if entry.kind == kind), entries[0] if entries else None)
+
+
+def generation_of_name(name: str) -> Generation | None:
+    """Which LTX-2 a file is of by its name; None if that does not say."""
+    found = re.search(r"ltx-?(2(\.\d)?)(?![\d.]*\d)", name.casefold())
+    generations: dict[str, Generation] = {"2": "2.0", "2.0": "2.0", "2.3": "2.3", "2.5": "2.5"}
+    return generations.get(found[1]) if found else None
 
 
 def kind_of_name(name: str) -> Kind | None:
@@ -137,8 +140,7 @@ def kind_of_name(name: str) -> Kind | None:
 
     LTX2_RECIPE overrides the guess elsewhere.
     """
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].removeprefix("models--").rpartition("--")[2]
-    last = last.casefold().removesuffix(".safetensors")
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold().removesuffix(".safetensors")
     if "distilled" in last:
         return "distilled"
     if "dev" in re.split(r"[^a-z0-9]+", last):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from ltx2.catalogue import CATALOGUE, CatalogueEntry, Companion, kind_of_name
+from ltx2.catalogue import CATALOGUE, CatalogueEntry, Companion, find_entry, kind_of_name
 from ltx2.recipes import Kind, recipe_for
 
 
@@ -28,7 +28,6 @@ def test_an_entry_names_what_is_needed_and_no_more(entry: CatalogueEntry) -> Non
     assert set(entry.folders) == needed | extras
     assert entry.upsampler is not None
     assert (entry.lora is not None) is (entry.kind == "dev")
-    assert entry.is_gated is (entry.generation == "2.5")
     for companion in filter(None, (entry.upsampler, entry.lora)):
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", companion.repository)
 
@@ -36,6 +35,23 @@ def test_an_entry_names_what_is_needed_and_no_more(entry: CatalogueEntry) -> Non
 def test_a_companion_is_a_file_or_a_folder() -> None:
     assert Companion("org/name", "latent_upsampler").patterns == ("latent_upsampler/*",)
     assert Companion("org/name", "loras/a.safetensors").patterns == ("loras/a.safetensors",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "name"),
+    [
+        ("LTX-2.5", "distilled", "ltx-2.5"),
+        ("Lightricks/LTX-2.5-Diffusers", "dev", "ltx-2.5"),
+        ("Lightricks/LTX-2.5-Diffusers", "distilled", "ltx-2.5-distilled"),
+        ("lightricks/ltx-2", None, "ltx-2"),
+        ("Lightricks/LTX-2", "distilled", "ltx-2"),
+        ("org/name", "dev", None),
+        ("", None, None),
+    ],
+)
+def test_a_repository_is_known_as_well_as_a_name(asked: str, kind: Kind | None, name: str | None) -> None:
+    found = find_entry(asked, kind)
+    assert (found and found.name) == name
 
 
 @pytest.mark.parametrize(
@@ -48,7 +64,6 @@ def test_a_companion_is_a_file_or_a_folder() -> None:
         ("ltx-2.5-22b-dev-transformer-bf16.safetensors", "dev"),
         ("/volume/distilled/ltx-2-19b-dev.safetensors", "dev"),
         ("Lightricks/LTX-2", "dev"),
-        ("models--Lightricks--LTX-2", "dev"),
         ("diffusers/LTX-2.3-Diffusers", "dev"),
         ("diffusers/LTX-2.3-Distilled-Diffusers", "distilled"),
         ("/models/LTX-2.5-Diffusers/", "distilled"),

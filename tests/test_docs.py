@@ -192,21 +192,24 @@ def test_the_image_copies_what_there_is() -> None:
 
 
 def test_what_fits_where_is_what_the_program_plans() -> None:
-    rows = re.findall(r"^\| (\d+) GB \| (.+) \|$", MODELS, re.MULTILINE)
-    shapes = re.findall(r"(\d+)x(\d+)x(\d+)", MODELS.split("| memory |")[1].splitlines()[0])
-    assert len(rows) >= 8
-    assert len(shapes) == 4
-    for size, cells in rows:
-        card = Card("cuda", int(size) * 10**9, int(size) * 10**9, fp8_matmul=True)
-        for shape, said in zip(shapes, cells.split(" | "), strict=True):
-            grid = typical_grid(*map(int, shape))
-            try:
-                plan = plan_placement(card, PARAMETERS["2.0"], "auto", "auto", grid, ACTIVATIONS["2.0"])
-            except NotReady:
-                assert said == "does not fit"
-                continue
-            tiles = ", tiles" if plan.tiled else ""
-            assert said == f"{plan.precision}, {plan.offload}, {plan.peak_bytes / 10**9:.0f} GB{tiles}"
+    tables = re.split(r"^\| memory", MODELS, flags=re.MULTILINE)[1:]
+    for table, lora, refused in zip(tables, (0, 3_850_000_000), ("does not fit", "no second stage"), strict=True):
+        head, _, *lines = table.split("\n\n")[0].splitlines()
+        shapes = re.findall(r"(\d+)x(\d+)x(\d+)", head)
+        assert (len(shapes), len(lines)) == (4, 8)
+        for line in lines:
+            size, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            memory = int(size.removesuffix(" GB")) * 10**9
+            card = Card("cuda", memory, memory, fp8_matmul=True)
+            for shape, said in zip(shapes, cells, strict=True):
+                wanted = typical_grid(*map(int, shape)), ACTIVATIONS["2.0"]
+                try:
+                    plan = plan_placement(card, PARAMETERS["2.0"], "auto", "auto", *wanted, lora_parameters=lora)
+                except NotReady:
+                    assert said == refused
+                    continue
+                tiles = ", tiles" if plan.tiled else ""
+                assert said == f"{plan.precision}, {plan.offload}, {plan.peak_bytes / 10**9:.0f} GB{tiles}"
 
 
 def test_the_weights_said_are_those_counted() -> None:

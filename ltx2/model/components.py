@@ -81,11 +81,12 @@ class Components:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of all weights and buffers."""
+        """Bytes of all weights and buffers that stay on the device."""
         tensors: list[Tensor] = []
-        for module in self.parts.values():
-            tensors += [*module.parameters(), *module.buffers()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for part, module in self.parts.items():
+            if self.residency is None or self.residency.placement.stays(part):
+                tensors += [*module.parameters(), *module.buffers()]
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 def video_statistics(vae: Module, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -100,6 +101,8 @@ def audio_statistics(vae: Module, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def dtype_of(module: Module) -> torch.dtype:
-    """The dtype a module computes in: that of its first floating-point weight."""
-    dtypes: Iterator[torch.dtype] = (weight.dtype for weight in module.parameters() if weight.is_floating_point())
+    """The dtype a module computes in: that of its first floating-point weight that is not merely stored in float8."""
+    dtypes: Iterator[torch.dtype] = (
+        weight.dtype for weight in module.parameters() if weight.is_floating_point() and weight.itemsize > 1
+    )
     return next(dtypes)

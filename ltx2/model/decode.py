@@ -23,7 +23,7 @@ def decode_video(components: Components, tokens: Tensor, grid: Grid, noise: torc
         components: its diffusion decoder is used where it has one, else the VAE's own.
         tokens: ``[1, T, 128]``, normalised.
         grid: what the tokens lie on.
-        noise: where the diffusion decoder's noise is drawn from.
+        noise: where the seed of the diffusion decoder's noise is drawn from.
     """
     mean, std = video_statistics(components.vae, tokens.device)
     latents = unpack_video(tokens, grid) * std + mean
@@ -41,12 +41,18 @@ def decode_video(components: Components, tokens: Tensor, grid: Grid, noise: torc
 
 
 def _denoise_pictures(decoder: Any, latents: Tensor, noise: torch.Generator, tiled: bool) -> Tensor:
-    """Pictures of a diffusion decoder, whose windows of attention must not be larger than the clip."""
+    """Pictures of a diffusion decoder, whose windows of attention must not be larger than the clip.
+
+    Its noise is as large as the clip, some hundred million numbers: it is drawn on the device, from a seed that is
+    drawn as all other noise. The grain of the pictures is thus that of the device, and that of the tiles.
+    """
+    seed = int(torch.randint(2**62, (1,), generator=noise))
+    grain = torch.Generator(latents.device).manual_seed(seed)
     least = smallest_latents(decoder.config)
     missing = [max(0, wanted - size) for wanted, size in zip(least, latents.shape[2:], strict=True)]
     padded = pad(latents, [0, missing[2], 0, missing[1], 0, missing[0]], mode="replicate")
     with tiling(decoder, enabled=tiled):
-        pictures: Tensor = decoder.decode(padded.to(dtype_of(decoder)), generator=noise, return_dict=False)[0]
+        pictures: Tensor = decoder.decode(padded.to(dtype_of(decoder)), generator=grain, return_dict=False)[0]
     frames, height, width = latents.shape[2:]
     return pictures[:, :, : (frames - 1) * TEMPORAL_RATIO + 1, : height * SPATIAL_RATIO, : width * SPATIAL_RATIO]
 

@@ -5,7 +5,7 @@ scale, ``tensor = values * scale``.
 
 A layer works in one of two ways. As *storage* its weight is turned back into the compute dtype for every call: half
 the memory, the arithmetic of bf16. With *compute* the activation is quantised too and the product is one of float8
-values, summed in float32: that is what is faster.
+values: that is what is faster. Its sums are float32 on a CPU; on Hopper partial sums have fewer bits.
 """
 
 import re
@@ -24,6 +24,8 @@ LARGEST: Final = 448.0
 TINIEST: Final = torch.finfo(torch.float32).tiny
 MULTIPLE: Final = 16
 """What both dimensions of a weight must be multiples of for the GPU's float8 product."""
+FIRST_CAPABLE: Final = (8, 9)
+"""The compute capability from which on a GPU multiplies float8: Ada, Hopper and newer."""
 EDGES_FROM: Final = 9
 """From this depth on a transformer can spare its first and last block from quantising."""
 
@@ -49,7 +51,7 @@ def in_range(x: Tensor, scale: Tensor) -> Tensor:
     The cast itself gives NaN for anything larger, depending on the device: one such activation and the whole clip
     is black.
     """
-    return (x / scale).clamp(-LARGEST, LARGEST)
+    return x.div(scale).clamp_(-LARGEST, LARGEST)
 
 
 def quantise(x: Tensor, scale: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ def set_compute(module: Module, enabled: bool) -> None:
 def has_fp8_matmul(device: torch.device) -> bool:
     """Whether a device multiplies float8 matrices. That a CPU can does not mean that it is fast."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 9)
+        return torch.cuda.get_device_capability(device) >= FIRST_CAPABLE
     return device.type == "cpu" and _cpu_multiplies()
 
 

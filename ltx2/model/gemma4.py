@@ -12,12 +12,12 @@ from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGenerat
 from ltx2.errors import NotReady
 from ltx2.model.groups import Held
 from ltx2.model.keymaps import TEXT_ENCODER
+from ltx2.model.layout import GEMMA_4_CLASS
 from ltx2.model.parts import Module
-from ltx2.model.weights import WeightsFile, fill
+from ltx2.model.weights import WeightsFile, check, fill
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURE = "Gemma4UnifiedForConditionalGeneration"
 TOKENIZER = "tokenizer_json"
 TOKENIZER_CONFIG = "hf_asset__tokenizer_config.json"
 SPECIAL_TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token")
@@ -35,7 +35,7 @@ def check_gemma4(file: WeightsFile, width: int, source: WeightsFile | None = Non
         NotReady: it is another one.
     """
     config = file.json("gemma_config")
-    if config.get("architectures") != [ARCHITECTURE]:
+    if config.get("architectures") != [GEMMA_4_CLASS]:
         raise NotReady(f"{file.name} does not hold a Gemma4Unified, which LTX-2.5 reads prompts with")
     text = config.get("text_config", {})
     hidden, layers = text.get("hidden_size", 0), text.get("num_hidden_layers", 0)
@@ -50,8 +50,8 @@ def check_gemma4(file: WeightsFile, width: int, source: WeightsFile | None = Non
         raise NotReady(f"{source.name} was trained with {wanted}, but {file.name} holds {found}")
 
 
-def load_gemma4(held: Held, dtype: torch.dtype) -> Module:
-    """Read the Gemma of a text-encoder file into host memory.
+def build_gemma4(held: Held) -> Module:
+    """The Gemma of a text-encoder file, without memory for its weights, once these are known to be all there.
 
     Raises:
         NotReady: its configuration or its weights are not what they should be.
@@ -64,6 +64,18 @@ def load_gemma4(held: Held, dtype: torch.dtype) -> Module:
     except Exception as error:
         log.exception("no Gemma can be built from the configuration in %s", held.file.path)
         raise NotReady(f"{held.file.name} has a gemma_config no Gemma can be built from") from error
+    weights = TEXT_ENCODER.convert(held.keys, held.shapes)
+    check(module, weights, source=held.file.name, tied=set(module.all_tied_weights_keys))
+    return module
+
+
+def load_gemma4(held: Held, dtype: torch.dtype) -> Module:
+    """Read the Gemma of a text-encoder file into host memory.
+
+    Raises:
+        NotReady: its configuration or its weights are not what they should be.
+    """
+    module = build_gemma4(held)
     tied = set(module.all_tied_weights_keys)
     with held.file.opened() as read:
         weights = TEXT_ENCODER.convert(held.keys, held.dequantised(read))

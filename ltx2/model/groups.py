@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import torch
 from torch import Tensor
 
 from ltx2.errors import NotReady
 from ltx2.model.codecs import DIFFUSION
+from ltx2.model.keymaps import CORE
 from ltx2.model.section import Section
 from ltx2.model.weights import UNKNOWN, Read, Stored, WeightsFile, refuse
 from ltx2.recipes import Generation
@@ -29,8 +29,8 @@ Group = Literal[
 ]
 
 GROUPS: Final[tuple[tuple[str, Group], ...]] = (
-    (r"model\.diffusion_model\.(video|audio)_embeddings_connector\.", "connectors"),
-    (r"model\.diffusion_model\.", "transformer"),
+    (re.escape(CORE) + r"(video|audio)_embeddings_connector\.", "connectors"),
+    (re.escape(CORE), "transformer"),
     (r"text_embedding_projection\.", "projection"),
     (r"(vae\.)?(encoder|decoder|per_channel_statistics)\.", "vae"),
     (r"audio_vae\.", "audio_vae"),
@@ -46,6 +46,8 @@ GROUPS: Final[tuple[tuple[str, Group], ...]] = (
 """How the keys of each begin. The first that fits counts."""
 
 FP8: Final = ("F8_E4M3", "F8_E5M2")
+SECTIONS: Final = frozenset({"transformer", "vae", "audio_vae", "vocoder", "duration_head"})
+"""Of the configuration in a file's header."""
 SCALES: Final = re.compile(r"(.*\.weight)_scale|(.*\.)input_scale")
 
 
@@ -71,7 +73,7 @@ class Held:
 
     def shapes(self, key: str) -> Tensor:
         """A tensor of a key's shape that has no memory."""
-        return torch.empty(self.tensors[key].shape, device="meta")
+        return self.tensors[key].on_meta()
 
     def dequantised(self, read: Read) -> Read:
         """Reads float8 as the float32 numbers it stands for, and the rest as it is."""
@@ -118,6 +120,13 @@ def sort(file: WeightsFile) -> list[Held]:
     return [Held(group, file, tuple(sorted(keys)), config) for group, keys in found.items()]
 
 
+def is_of_ltx(file: WeightsFile) -> bool:
+    """Whether a file's header says that it belongs to an LTX-2: other models' files name their weights alike."""
+    if {"model_version", "gemma_config", "gemma_source_checkpoint"} & file.metadata.keys():
+        return True
+    return bool(SECTIONS & file.json("config").keys())
+
+
 def is_scale(key: str, tensors: Mapping[str, Stored]) -> bool:
     """Whether a key is the scale of a float8 weight, or of what is multiplied with one."""
     if not (match := SCALES.fullmatch(key)):
@@ -126,7 +135,7 @@ def is_scale(key: str, tensors: Mapping[str, Stored]) -> bool:
     return weight in tensors and tensors[weight].dtype in FP8
 
 
-def generation_of(file: WeightsFile) -> Generation | None:
+def generation_of_file(file: WeightsFile) -> Generation | None:
     """Which LTX-2 a file is of: what it says, or else what its transformer is like; None when it says neither.
 
     Raises:

@@ -10,8 +10,10 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from ltx2.catalogue import DEV_TRANSFORMER
 from ltx2.errors import NotReady
-from ltx2.model.layout import OPTIONAL, PARTS, TOKENIZER, title, weight_names
+from ltx2.model.layout import OPTIONAL, TOKENIZER, title, weight_names
+from ltx2.model.parts import REQUIRED
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +89,15 @@ def list_files(repository: str) -> list[str]:
         return list(huggingface_hub.HfApi().list_repo_files(repository))
 
 
-def diffusers_folders(files: Sequence[str]) -> tuple[str, ...]:
-    """Which of the folders LTX-2 has in the diffusers layout a repository with these files has."""
+def diffusers_folders(files: Sequence[str], *, is_dev: bool) -> tuple[str, ...]:
+    """Which of the folders LTX-2 has in the diffusers layout a repository with these files has: of two transformers
+    the one asked for."""
     found = {file.partition("/")[0] for file in files}
-    return tuple(folder for folder in (*PARTS, TOKENIZER, *OPTIONAL) if folder in found)
+    if DEV_TRANSFORMER in found and (is_dev or "transformer" not in found):
+        found.discard("transformer")
+    else:
+        found.discard(DEV_TRANSFORMER)
+    return tuple(folder for folder in (*REQUIRED, DEV_TRANSFORMER, TOKENIZER, *OPTIONAL) if folder in found)
 
 
 def _folder_name(repository: str) -> str:

@@ -80,8 +80,9 @@ _TRANSFORMER: Rules = (
     (r"\bscale_shift_table_a2v_ca_(video|audio)$", r"\1_a2v_cross_attn_scale_shift_table"),
     *NORMS,
 )
-_CORE = r"^model\.diffusion_model\."
-"""The part of a checkpoint that was trained as one: the transformer, and the connectors inside it."""
+CORE = "model.diffusion_model."
+"""How the part of a checkpoint begins that was trained as one: the transformer, and the connectors inside it."""
+_CORE = "^" + re.escape(CORE)
 
 TRANSFORMER = KeyMap(((_CORE, ""), *_TRANSFORMER))
 

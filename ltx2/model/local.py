@@ -41,11 +41,10 @@ class LocalEngine:
     def _load(self) -> "Runner":
         if self._runner is None:
             self._sweep()
-            from ltx2.model.checkpoint import load_components
-            from ltx2.model.runner import Runner
+            from ltx2.model.runner import load
 
             started = time.perf_counter()
-            self._runner = Runner(load_components(self.settings), self.settings)
+            self._runner = load(self.settings)
             self._status = EngineStatus(
                 loaded=(self._runner.name,),
                 resident_gb=round(self._runner.resident_bytes / GB, 3),

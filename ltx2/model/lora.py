@@ -59,6 +59,11 @@ class Lora:
         """A LoRA of tensors at hand: A ``[rank, in]``, B ``[out, rank]`` and a scale for each linear."""
         return cls(name, {module: Pair(*pair) for module, pair in pairs.items()})
 
+    def pinned(self) -> Self:
+        """The same in pinned host memory, from where it comes to a GPU without anybody waiting for it."""
+        pairs = {name: Pair(a.pin_memory(), b.pin_memory(), scale) for name, (a, b, scale) in self.pairs.items()}
+        return type(self)(self.name, pairs, self.connectors)
+
     @property
     def tensors(self) -> Iterator[Tensor]:
         for a, b, _ in self.pairs.values():
@@ -192,7 +197,7 @@ def _branch(pair: Pair, scale: float) -> Callable[[nn.Module, tuple[Any, ...], T
     def add(_module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         nonlocal a, b
         x: Tensor = args[0]
-        a, b = a.to(out), b.to(out)
+        a, b = (tensor.to(out.device, out.dtype, non_blocking=True) for tensor in (a, b))
         low = linear(x.to(out.dtype), a)
         # into the linear's fresh output: no second one of its size, and one rounding
         out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), b.t(), alpha=scale)

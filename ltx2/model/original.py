@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from ltx2.errors import NotReady
 from ltx2.model import codecs, configs, keymaps
-from ltx2.model.folder import check_text_encoder, load_tokenizer, load_transformers
-from ltx2.model.gemma4 import check_gemma4, load_gemma4, load_tokenizer_bytes
-from ltx2.model.groups import Group, Held, generation_of, sort
+from ltx2.model.gemma import check_text_encoder, check_transformers, load_tokenizer, load_transformers
+from ltx2.model.gemma4 import build_gemma4, check_gemma4, load_gemma4, load_tokenizer_bytes
+from ltx2.model.groups import Group, Held, generation_of_file, sort
 from ltx2.model.keymaps import KeyMap
-from ltx2.model.layout import weight_files
+from ltx2.model.layout import title
 from ltx2.model.parts import Module, Part
-from ltx2.model.weights import WeightsFile, fill, open_weights
+from ltx2.model.section import Section
+from ltx2.model.weights import WeightsFile, check, fill, open_part, open_weights, understood
 from ltx2.recipes import Generation
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 TEXT_ENCODER = "the text encoder"
 GEMMA_FOLDER = "set LTX2_TEXT_ENCODER to the folder of a Gemma 3 12B as transformers saves it"
 GEMMA_FILE = "set LTX2_TEXT_ENCODER to LTX-2.5's own text-encoder file, which has the text projection as well"
+OF_TEXT: frozenset[Group] = frozenset({"projection", "text_encoder", "tokenizer"})
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,15 @@ class Plan:
 
     def build(self) -> Module:
         """The module without memory for its weights; its buffers are real, since not all of them are stored."""
-        with init_empty_weights(include_buffers=False):
+        with understood(self.source), init_empty_weights(include_buffers=False):
             return self.kind(**self.arguments)
+
+    def checked(self) -> Module:
+        """The module built, once the headers say that it will get all its weights and no others."""
+        module = self.build()
+        converted = [item for held in self.held for item in self.keymap.convert(held.keys, held.shapes)]
+        check(module, converted, source=self.source)
+        return module
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """All weights by the module's names, read and dequantised one at a time."""
@@ -71,24 +80,30 @@ class OriginalFiles:
     Raises:
         NotReady: a file is missing, damaged, or holds what is not understood; a configuration is not supported;
             the files are of several generations, or two of them hold the same part; the text encoder is another
-            one than the checkpoint was trained with.
+            one than the checkpoint was trained with; a part has not exactly the weights its configuration says.
     """
 
     def __init__(self, paths: Sequence[Path], text_encoder: Path | None = None) -> None:
         self._folder = text_encoder if text_encoder and text_encoder.is_dir() else None
-        extra = [text_encoder] if text_encoder and not self._folder and text_encoder not in paths else []
-        self._files = [open_weights(path) for path in [*paths, *extra]]
+        extra = [text_encoder] if text_encoder and not self._folder else []
+        self._files = [open_weights(path) for path in {path.resolve(): path for path in [*paths, *extra]}.values()]
         self.generation: Generation = _one_generation(self._files)
-        self._held = self._each_once([held for file in self._files for held in sort(file)])
+        self._held = self._each_once([held for file in self._files for held in _sorted(file)])
         self._plans = dict(self._planned())
         for config in {id(held.config): held.config for held in self._held.values()}.values():
             unread = [name for name in config.unread() if name.rpartition(".")[2] not in configs.UNUSED]
             if unread:
                 log.warning("%s: nothing reads %s", config.file, ", ".join(unread))
         self._check_text_encoder()
+        self._built = {part: plan.checked() for part, plan in self._plans.items()}
         transformer = self._held.get("transformer")
         self.num_layers: int = self._plans["transformer"].arguments["num_layers"] if transformer else 0
         self.stored_fp8 = bool(transformer and transformer.fp8_weights)
+
+    @property
+    def has_conv_decoder(self) -> bool:
+        """Whether its video VAE can decode: one that came with a diffusion decoder cannot."""
+        return "vae" in self._held
 
     def parts(self) -> frozenset[Part]:
         """The parts it has."""
@@ -107,7 +122,7 @@ class OriginalFiles:
             return sum(tensor.numel() for weights in converted for _, tensor in weights)
         if self._folder is None and (held := self._held.get("text_encoder")):
             return sum(held.tensors[key].numel for key in held.keys)
-        files = [open_weights(path) for path in weight_files(self._text_folder(), TEXT_ENCODER)]
+        files = open_part(self._text_folder(), TEXT_ENCODER)
         return sum(stored.numel for file in files for stored in file.tensors.values())
 
     def load(self, part: Part, dtype: torch.dtype, *, keep_fp8: bool = False) -> Module:
@@ -115,7 +130,7 @@ class OriginalFiles:
         started = time.perf_counter()
         if part != "text_encoder":
             plan = self._plan(part)
-            module = plan.build()
+            module = self._built.pop(part) if part in self._built else plan.build()
             done, plan = _keep_fp8(module, plan, dtype) if keep_fp8 and part == "transformer" else ((), plan)
             fill(module, plan.weights(), dtype, source=plan.source, done=done)
         elif self._folder is None and (held := self._held.get("text_encoder")):
@@ -149,10 +164,9 @@ class OriginalFiles:
                 )
         for held in all_held:
             if other := found.get(held.group):
+                hint = "set LTX2_TEXT_ENCODER to one of them" if held.group in OF_TEXT else "take one of them away"
                 what = held.group.replace("_", " ")
-                raise NotReady(
-                    f"{other.file.name} and {held.file.name} both hold the {what}", hint="name only one of them"
-                )
+                raise NotReady(f"{other.file.name} and {held.file.name} both hold the {what}", hint=hint)
             found[held.group] = held
         return found
 
@@ -160,34 +174,40 @@ class OriginalFiles:
         """How each part is built of which there are weights."""
         held = self._held
         if own := held.get("transformer"):
-            arguments = configs.transformer(own.config)
+            arguments = _read(configs.transformer, own.config)
             yield "transformer", Plan(LTX2VideoTransformer3DModel, arguments, keymaps.TRANSFORMER, (own,))
         if (own := held.get("connectors")) and (projection := held.get("projection")):
-            arguments = configs.connectors(own.config, _width(projection))
+            arguments = _read(configs.connectors, own.config, _width(projection))
             yield "connectors", Plan(LTX2TextConnectors, arguments, keymaps.CONNECTORS, (own, projection))
         if own := held.get("vae"):
-            arguments = codecs.video_encoder(own.config) | codecs.video_decoder(own.config)
+            arguments = _read(codecs.video_encoder, own.config) | _read(codecs.video_decoder, own.config)
             yield "vae", Plan(AutoencoderKLLTX2Video, arguments, _vae_keys(arguments), (own,))
         if own := held.get("diffusion_vae"):
             decoder = replace(own, keys=tuple(key for key in own.keys if not key.startswith("encoder.")))
-            arguments = codecs.diffusion_decoder(own.config)
+            arguments = _read(codecs.diffusion_decoder, own.config)
             plan = Plan(LTX2VideoDiffusionDecoderModel, arguments, keymaps.DIFFUSION_DECODER, (decoder,))
             yield "diffusion_decoder", plan
             # both files of 2.5 have the same encoder: this one's is only needed where the other is not given
             encoder = replace(own, keys=tuple(key for key in own.keys if not key.startswith("decoder.")))
-            arguments = codecs.video_encoder(own.config)
+            arguments = _read(codecs.video_encoder, own.config)
             if "vae" not in held:
                 yield "vae", Plan(_video_encoder, arguments, _vae_keys(arguments), (encoder,))
         if own := held.get("audio_vae"):
-            yield "audio_vae", Plan(AutoencoderKLLTX2Audio, codecs.audio_vae(own.config), keymaps.AUDIO_VAE, (own,))
+            yield (
+                "audio_vae",
+                Plan(AutoencoderKLLTX2Audio, _read(codecs.audio_vae, own.config), keymaps.AUDIO_VAE, (own,)),
+            )
         if own := held.get("vocoder"):
-            arguments = codecs.vocoder(own.config)
+            arguments = _read(codecs.vocoder, own.config)
             kind = LTX2VocoderWithBWE if "bwe_hidden_channels" in arguments else LTX2Vocoder
             yield "vocoder", Plan(kind, arguments, keymaps.VOCODER, (own,))
         if own := held.get("upsampler"):
-            yield "upsampler", Plan(LTX2LatentUpsamplerModel, configs.upsampler(own.config), keymaps.UPSAMPLER, (own,))
+            yield (
+                "upsampler",
+                Plan(LTX2LatentUpsamplerModel, _read(configs.upsampler, own.config), keymaps.UPSAMPLER, (own,)),
+            )
         if own := held.get("duration_head"):
-            arguments = configs.duration_head(own.config)
+            arguments = _read(configs.duration_head, own.config)
             yield "duration_head", Plan(LTX2DurationHead, arguments, keymaps.DURATION_HEAD, (own,))
 
     def _check_text_encoder(self) -> None:
@@ -196,12 +216,15 @@ class OriginalFiles:
         if self._folder:
             width = _width(projection) if projection else None
             if width is None and self.generation == "2.5":
-                raise NotReady(f"the text encoder {self._folder.name!r} has no text projection", hint=GEMMA_FILE)
+                raise NotReady(f"the text encoder {title(self._folder)!r} has no text projection", hint=GEMMA_FILE)
             if width is not None:
-                whose = f"the text encoder {self._folder.name!r}"
+                whose = f"the text encoder {title(self._folder)!r}"
                 check_text_encoder(self._folder, self.generation, width, whose)
+            check_transformers(self._folder, TEXT_ENCODER)
         elif gemma and projection:
-            check_gemma4(gemma.file, _width(projection), transformer.file if transformer else None)
+            with understood(gemma.file.name):
+                check_gemma4(gemma.file, _width(projection), transformer.file if transformer else None)
+            build_gemma4(gemma)
 
     def _text_folder(self) -> Path:
         if self._folder is None:
@@ -220,11 +243,21 @@ class OriginalFiles:
         raise NotReady(f"there is no {part.replace('_', ' ')} in {names}")
 
 
+def _sorted(file: WeightsFile) -> list[Held]:
+    with understood(file.name):
+        return sort(file)
+
+
+def _read(arguments: Callable[..., configs.Arguments], config: Section, *more: Any) -> configs.Arguments:
+    with understood(config.file):
+        return arguments(config, *more)
+
+
 def _one_generation(files: Sequence[WeightsFile]) -> Generation:
     """The generation all files are of. An upscaler alone may not say, and works with any."""
     first: dict[Generation, str] = {}
     for file in files:
-        if generation := generation_of(file):
+        if generation := generation_of_file(file):
             first.setdefault(generation, file.name)
     if len(first) > 1:
         of_which = ", ".join(f"{name} is of LTX-{generation}" for generation, name in first.items())

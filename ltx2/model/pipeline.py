@@ -206,15 +206,19 @@ def encode_texts(components: Components, request: GenerationRequest, plan: Plan)
 
 def encode_images(components: Components, request: GenerationRequest, inputs: Inputs, grid: Grid) -> list[Conditioning]:
     """What the images say about the video stream of a grid."""
-    return [
-        ImageConditioning(
-            encode_image(components, inputs.image(keyframe.image), grid),
-            keyframe.index(request.num_frames),
-            keyframe.strength,
-            float(grid.fps),
-        )
-        for keyframe in request.shown_keyframes
-    ]
+    if not request.shown_keyframes:
+        return []
+    # the VAE comes once for all of them
+    with components.using("vae"):
+        return [
+            ImageConditioning(
+                encode_image(components, inputs.image(keyframe.image), grid),
+                keyframe.index(request.num_frames),
+                keyframe.strength,
+                float(grid.fps),
+            )
+            for keyframe in request.shown_keyframes
+        ]
 
 
 def encode_track(

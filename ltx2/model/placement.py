@@ -1,5 +1,7 @@
 """Where each part of a model lives, and in which precision."""
 
+import gc
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
@@ -33,6 +35,8 @@ RESERVED = 500_000_000
 """Bytes never planned with: the kernels that a GPU loads, the workspaces of its libraries."""
 RESERVED_SHARE = 0.04
 """The share of all memory never planned with: what the allocator cannot use between two tensors."""
+PINNED = 1.1
+"""What a weight takes in pinned memory, of what it has: torch rounds each tensor up to a power of two."""
 GB = 1e9
 
 
@@ -45,6 +49,8 @@ class Card:
     free_bytes: int
     fp8_matmul: bool = False
     """Whether it multiplies float8 faster than bf16."""
+    host_free_bytes: int = sys.maxsize
+    """Beside a GPU: free host memory, where parts wait."""
 
     @property
     def available_bytes(self) -> int:
@@ -72,8 +78,8 @@ class Placement:
     shape: Grid
     """The largest clip that room is kept for."""
     activations: Activations
-    lora_bytes: int = 0
-    """LoRAs that the transformer wears: on the device while it is there."""
+    lora_parameters: int = 0
+    """Numbers of the LoRA that the transformer wears: on the device while it is there."""
 
     def stays(self, part: Part) -> bool:
         """Whether a part is on the device all the time."""
@@ -88,9 +94,19 @@ class Placement:
         """Bytes of a number outside float8. CPUs compute in float32 unless bf16 was asked for."""
         return 4 if self.precision == "fp32" or (self.card.kind == "cpu" and self.precision != "bf16") else 2
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all that is not float8, but for the vocoder, which is always in float32."""
+        return torch.float32 if self.compute_bytes == 4 else torch.bfloat16
+
     def weight_bytes(self, part: Part) -> int:
         """What a part weighs; 0 if there is none."""
         return weight_bytes(part, self.sizes.get(part, 0), self.precision, self.compute_bytes)
+
+    @property
+    def lora_bytes(self) -> int:
+        """What the LoRA weighs."""
+        return self.lora_parameters * self.compute_bytes
 
     @property
     def resident_bytes(self) -> int:
@@ -102,7 +118,8 @@ class Placement:
     def host_bytes(self) -> int:
         """What is in host memory all the time."""
         lora = 0 if self.stays("transformer") else self.lora_bytes
-        return lora + sum(self.weight_bytes(part) for part in self.sizes if not self.stays(part))
+        waiting = lora + sum(self.weight_bytes(part) for part in self.sizes if not self.stays(part))
+        return round(waiting * (PINNED if self.card.kind == "cuda" else 1))
 
     @property
     def tiled(self) -> bool:
@@ -127,7 +144,7 @@ class Placement:
 
     @property
     def fits(self) -> bool:
-        return self.peak_bytes <= self.card.available_bytes
+        return self.peak_bytes <= self.card.available_bytes and self.host_bytes <= self.card.host_free_bytes
 
     def tiled_at(self, width: int, height: int, num_frames: int) -> bool:
         """Whether pictures of this size (pixels) and length (frames) must be decoded in tiles to fit."""
@@ -178,7 +195,7 @@ def plan_placement(
     activations: Activations,
     *,
     stored_fp8: bool = False,
-    lora_bytes: int = 0,
+    lora_parameters: int = 0,
 ) -> Placement:
     """The best way to place a model, within what is asked for.
 
@@ -194,7 +211,7 @@ def plan_placement(
         shape: the largest clip that room is kept for.
         activations: what the parts need beside their weights.
         stored_fp8: whether the checkpoint is stored in float8; it then stays so unless another precision is asked for.
-        lora_bytes: LoRAs that the transformer wears.
+        lora_parameters: numbers of the LoRA that the transformer wears.
 
     Raises:
         NotReady: nothing fits; the message has all that was tried, the hint what would help.
@@ -202,7 +219,7 @@ def plan_placement(
     tried = []
     for chosen, offloads in _candidates(card, precision, offload, stored_fp8):
         for moved in offloads:
-            placement = Placement(chosen, moved, card, sizes, shape, activations, lora_bytes)
+            placement = Placement(chosen, moved, card, sizes, shape, activations, lora_parameters)
             shows = placement.tiled and moved == "none" and offload == "auto" and card.kind == "cuda"
             if placement.fits and not shows:
                 return placement
@@ -226,17 +243,21 @@ def _candidates(
 def _does_not_fit(tried: list[Placement]) -> NotReady:
     def line(placement: Placement) -> str:
         phase, size = max(placement.peaks._asdict().items(), key=lambda peak: peak[1])
-        return f"{placement.precision} with offload {placement.offload} needs {size / GB:.1f} GB to {phase}"
+        host = f" and {placement.host_bytes / GB:.1f} GB of host memory" if placement.host_bytes else ""
+        return f"{placement.precision} with offload {placement.offload} needs {size / GB:.1f} GB to {phase}{host}"
 
     last = tried[-1]
+    card = last.card
+    lora = f", {last.lora_bytes / GB:.1f} GB of it for a LoRA" if last.lora_bytes else ""
+    free = f", {card.host_free_bytes / GB:.1f} GB of host memory are free" if card.kind == "cuda" else ""
     others = {
         "LTX2_PRECISION=fp8": replace(last, precision="fp8"),
         "LTX2_OFFLOAD=group": replace(last, offload="group"),
     }
     remedies = [setting for setting, other in others.items() if other.fits]
     return NotReady(
-        f"the model does not fit for a clip of {name_of(last.shape)}: {last.card.available_bytes / GB:.1f} GB of "
-        f"{last.card.total_bytes / GB:.1f} GB can be used; " + "; ".join(map(line, tried)),
+        f"the model does not fit for a clip of {name_of(last.shape)}: {card.available_bytes / GB:.1f} GB of "
+        f"{card.total_bytes / GB:.1f} GB can be used{free}; " + "; ".join(map(line, tried)) + lora,
         hint="set " + " or ".join([*remedies, "LTX2_PLAN_FOR to a smaller clip"]),
     )
 
@@ -265,25 +286,30 @@ def choose_device(settings: Settings) -> torch.device:
                 f"LTX2_DEVICE is {settings.device}, but torch sees {torch.cuda.device_count()} CUDA devices",
                 hint="set LTX2_DEVICE=auto, or install a torch built for your GPU",
             )
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        # pinned memory and kernels go by the current device: another one would get a context, and pay for it
+        torch.cuda.set_device(device)
+    return device
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def read_card(device: torch.device) -> Card:
     """What a device has, and has left, right now."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return Card("cuda", total, free, has_fp8_matmul(device))
-    # that a CPU can multiply float8 does not mean that it is fast
     memory = psutil.virtual_memory()
+    if device.type == "cuda":
+        free_memory()  # what torch keeps for itself, of a model that was not loaded to its end, counts as taken
+        free, total = torch.cuda.mem_get_info(device)
+        return Card("cuda", total, free, has_fp8_matmul(device), memory.available)
+    # that a CPU can multiply float8 does not mean that it is fast
     return Card("cpu", memory.total, memory.available)
-
-
-def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """The dtype of all that is not float8, but for the vocoder, which stays in float32."""
-    if settings.precision in ("bf16", "fp32"):
-        return torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def budget_bytes(device: torch.device) -> int:

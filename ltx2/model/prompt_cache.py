@@ -30,9 +30,11 @@ class PromptCache:
         return Contexts(contexts.video.to(device), contexts.audio.to(device))
 
     def put(self, prompt: str, contexts: Contexts) -> None:
-        """Keep the contexts of a prompt that is not here yet, if they fit at all."""
+        """Keep the contexts of a prompt, if they fit at all."""
         if contexts.nbytes > self.max_bytes:
             return
+        if known := self._contexts.pop(prompt, None):
+            self.nbytes -= known.nbytes
         self._contexts[prompt] = Contexts(contexts.video.cpu(), contexts.audio.cpu())
         self.nbytes += contexts.nbytes
         while self.nbytes > self.max_bytes:

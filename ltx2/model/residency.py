@@ -29,8 +29,8 @@ class Residency:
     """Where each part of a model is, and when.
 
     Args:
-        modules: the parts, loaded. Those that stay are moved to the device, those that do not to host memory.
-        placement: which those are.
+        modules: parts that are loaded already, see :meth:`add`.
+        placement: which parts stay on the device.
         device: where they compute. A CPU may be one: it then holds copies, as a GPU would.
     """
 
@@ -42,12 +42,16 @@ class Residency:
         self._users: Counter[Part] = Counter()
         self._guests: dict[Part, _Guest] = {}
         for part, module in modules.items():
-            if placement.stays(part):
-                # diffusers' own to() warns of parts to be kept in float32
-                nn.Module.to(module, device)
-            else:
-                blocks = STREAMED_BLOCKS[part] if placement.streams(part) else None
-                self._guests[part] = _Guest(module, blocks, device)
+            self.add(part, module)
+
+    def add(self, part: Part, module: Module) -> None:
+        """Move a part to where it belongs: to the device if it stays there, else to host memory."""
+        if self.placement.stays(part):
+            # diffusers' own to() warns of parts to be kept in float32
+            nn.Module.to(module, self._device)
+        else:
+            blocks = STREAMED_BLOCKS[part] if self.placement.streams(part) else None
+            self._guests[part] = _Guest(module, blocks, self._device)
 
     @contextmanager
     def using(self, *parts: Part) -> Iterator[None]:
@@ -84,8 +88,11 @@ class _Weights:
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
         self._device = device
-        self._homes = [(tensor, _home(tensor, device)) for tensor in tensors]
-        self.leave()
+        self._homes = []
+        for tensor in tensors:
+            # one after the other: a part must not be in host memory twice
+            tensor.data = _home(tensor, device)
+            self._homes.append((tensor, tensor.data))
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,5 @@
 """A loaded model that turns checked requests into files."""
 
-import gc
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +8,13 @@ from pathlib import Path
 import torch
 
 from ltx2.engine import Cancelled, Phase
-from ltx2.errors import OutOfMemory
+from ltx2.errors import NotReady, OutOfMemory
 from ltx2.media.video import write_mp4
+from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components
 from ltx2.model.decode import to_uint8_chunks
 from ltx2.model.pipeline import Inputs, Report, generate
-from ltx2.model.placement import budget_bytes
+from ltx2.model.placement import budget_bytes, free_memory
 from ltx2.model.prompts import is_cut
 from ltx2.plan import make_plan
 from ltx2.request import GenerationRequest
@@ -23,9 +23,32 @@ from ltx2.settings import Settings
 log = logging.getLogger(__name__)
 
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out. On a CPU torch has no class for that, only these words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that memory ran out. Not all that do have a class for that, only these words."""
+    is_known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_known or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def load(settings: Settings) -> "Runner":
+    """Load ``LTX2_MODEL``.
+
+    Raises:
+        NotReady: it cannot be loaded; what was has been freed again.
+    """
+    try:
+        return Runner(load_components(settings), settings)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.exception("out of memory while loading")
+    free_memory()
+    raise NotReady(
+        "the model ran out of memory while it was loaded",
+        hint="see that nothing else takes the GPU's memory, or set LTX2_PRECISION=fp8 or LTX2_OFFLOAD=model",
+    )
 
 
 @dataclass(frozen=True)
@@ -69,9 +92,7 @@ class Runner:
                 raise
             log.warning("out of memory at %dx%d, %d frames", request.width, request.height, request.num_frames)
         # not in the except block: only now have the frames gone that hold on to tensors
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         raise OutOfMemory(
             f"the model ran out of memory at {request.width}x{request.height} with {request.num_frames} frames",
             hint="ask for fewer frames or a smaller picture",

@@ -13,7 +13,9 @@ from transformers import Gemma3ForCausalLM
 
 from ltx2.errors import NotReady
 from ltx2.model.components import Components
-from ltx2.model.folder import DiffusersFolder, check_text_encoder, generation_of, load_transformers
+from ltx2.model.folder import DiffusersFolder, DiffusersUpsampler
+from ltx2.model.gemma import check_text_encoder, check_transformers, load_transformers
+from ltx2.model.layout import generation_of_config
 from ltx2.model.parts import REQUIRED
 
 Tiny = Callable[[str], Components]
@@ -65,9 +67,9 @@ def test_each_generation_comes_back_as_it_was_saved(saved: Callable[[str], Path]
     original = tiny(NAMES[generation])
     source = DiffusersFolder(saved(generation))
     assert (source.generation, source.num_layers, source.stored_fp8) == (generation, 3, False)
-    assert source.parts() == original.parts.keys()
-    for part, module in original.parts.items():
-        assert_same(source.load(part, torch.float32), module)
+    assert source.parts() == original.parts.keys() - {"upsampler"}
+    for part in (*source.parts(), "transformer"):
+        assert_same(source.load(part, torch.float32), getattr(original, part))
     assert source.tokenizer()("a cat").input_ids == original.tokenizer("a cat").input_ids
     assert source.tokenizer().padding_side == "left"
 
@@ -97,7 +99,7 @@ def test_every_weight_has_the_dtype_asked_for(saved: Callable[[str], Path]) -> N
 def test_weights_are_counted_without_being_read(saved: Callable[[str], Path], tiny: Tiny) -> None:
     source = DiffusersFolder(saved("2.5"))
     for part, module in tiny("tiny-2.5").parts.items():
-        if part != "text_encoder":  # its head is tied, thus stored once
+        if part not in ("text_encoder", "upsampler"):  # the head is tied, thus stored once
             assert source.parameters(part) == sum(weight.numel() for weight in module.state_dict().values())
     assert source.parameters("text_encoder") > 0
 
@@ -112,9 +114,9 @@ def test_what_published_configurations_have_wrong_is_set_right(saved: Callable[[
 
 
 def test_a_configuration_that_does_not_say_has_the_defaults_of_diffusers() -> None:
-    assert generation_of({}) == "2.0"
-    assert generation_of({"use_prompt_embeddings": False}) == "2.3"
-    assert generation_of({"use_prompt_embeddings": False, "use_keyframes_abs_pos_embedding": True}) == "2.5"
+    assert generation_of_config({}) == "2.0"
+    assert generation_of_config({"use_prompt_embeddings": False}) == "2.3"
+    assert generation_of_config({"use_prompt_embeddings": False, "use_keyframes_abs_pos_embedding": True}) == "2.5"
 
 
 def test_the_dev_transformer_of_2_5_lies_beside_the_distilled_one(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -129,19 +131,43 @@ def test_the_dev_transformer_of_2_5_lies_beside_the_distilled_one(saved: Callabl
     assert DiffusersFolder(folder, transformer="transformer_full").generation == "2.5"
 
 
-def test_the_upsampler_may_lie_elsewhere(saved: Callable[[str], Path], tiny: Tiny, tmp_path: Path) -> None:
-    folder = shutil.copytree(saved("2.0"), tmp_path / "ltx")
-    other = tmp_path / "upscaler"
-    other.mkdir()
-    (folder / "latent_upsampler").rename(other / "latent_upsampler")
-    assert "upsampler" not in DiffusersFolder(folder).parts()
-    for place in (other, other / "latent_upsampler"):
-        source = DiffusersFolder(folder, upsampler=place)
+def test_an_upsampler_is_a_source_of_its_own(copy: Path, tiny: Tiny) -> None:
+    upsampler = copy / "latent_upsampler"
+    for place in (copy, upsampler):
+        source = DiffusersUpsampler(place)
+        assert source.parameters("upsampler") == sum(
+            weight.numel() for weight in tiny("tiny").upsampler.state_dict().values()
+        )
         assert_same(source.load("upsampler", torch.float32), tiny("tiny").upsampler)
-    edit(other / "latent_upsampler" / "config.json", temporal_upsample=True)
-    assert "makes more frames" in message(lambda: source.load("upsampler", torch.float32))
-    edit(other / "latent_upsampler" / "config.json", temporal_upsample=False, rational_spatial_scale=1.5)
-    assert "does not double" in message(lambda: source.load("upsampler", torch.float32))
+    edit(upsampler / "config.json", temporal_upsample=True)
+    assert "makes more frames" in message(lambda: DiffusersUpsampler(upsampler))
+    edit(upsampler / "config.json", temporal_upsample=False, rational_spatial_scale=1.5)
+    assert "does not double" in message(lambda: DiffusersUpsampler(upsampler))
+    edit(upsampler / "config.json", rational_spatial_scale=2.0, mid_channels=64)
+    assert "of other shapes than its configuration says" in message(lambda: DiffusersUpsampler(upsampler))
+    edit(upsampler / "config.json", _class_name="AutoencoderKL")
+    assert "is a AutoencoderKL" in message(lambda: DiffusersUpsampler(upsampler))
+
+
+def test_an_optional_part_without_its_weights_is_left_out(
+    saved: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(saved("2.5"), tmp_path / "ltx")
+    (folder / "diffusion_decoder" / "diffusion_pytorch_model.safetensors").unlink()
+    assert DiffusersFolder(folder).parts() & {"diffusion_decoder", "duration_head"} == {"duration_head"}
+    assert "the diffusion_decoder of the model 'ltx' is incomplete: going without" in caplog.text
+
+
+def test_a_file_is_no_text_encoder_for_a_folder(copy: Path) -> None:
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    refusal = message(lambda: DiffusersFolder(copy, text_encoder=file))
+    assert "is a file" in refusal
+    assert "set LTX2_TEXT_ENCODER to the folder" in refusal
+
+
+def test_a_configuration_of_another_form_is_refused(copy: Path) -> None:
+    edit(copy / "model_index.json", vae=["diffusers"])
+    assert "the model 'ltx' could not be loaded: ValueError" in message(lambda: DiffusersFolder(copy))
 
 
 def test_a_part_that_is_not_there_cannot_be_loaded(saved: Callable[[str], Path]) -> None:
@@ -232,8 +258,7 @@ def test_weights_must_be_those_of_the_configuration(copy: Path, part: str, case:
     (weights,) = (copy / part).glob("*.safetensors")
     change, said = CASES[case]
     rewrite(weights, change)
-    source = DiffusersFolder(copy)
-    refusal = message(lambda: source.load(part, torch.float32))  # type: ignore[arg-type]
+    refusal = message(lambda: DiffusersFolder(copy))
     assert f"the {part} of the model 'ltx' ({weights.name})" in refusal
     assert said in refusal
 
@@ -269,6 +294,21 @@ def test_a_text_encoder_that_is_none_is_refused(tiny: Tiny, tmp_path: Path) -> N
 def test_a_quantised_text_encoder_is_refused(copy: Path) -> None:
     edit(copy / "text_encoder" / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     assert "is quantised" in message(lambda: load_transformers(copy / "text_encoder", torch.float32))
+    assert "is quantised" in message(lambda: DiffusersFolder(copy))
+
+
+def test_a_text_encoder_as_it_is_published_is_understood(copy: Path) -> None:
+    """Google's files have names of transformers' before its fifth version."""
+    folder = copy / "text_encoder"
+
+    def older(weights: dict[str, torch.Tensor]) -> None:
+        for name in list(weights):
+            inner = name.removeprefix("model.")
+            weights[inner.replace("language_model.", "language_model.model.", 1)] = weights.pop(name)
+
+    rewrite(folder / "model.safetensors", older)
+    check_transformers(folder)
+    load_transformers(folder, torch.float32)
 
 
 def test_a_damaged_tokenizer_is_named(copy: Path) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ltx2.model.components import Components
 from ltx2.model.fp8 import (
+    FIRST_CAPABLE,
     FP8,
     LARGEST,
     Fp8Linear,
@@ -337,5 +338,19 @@ def test_a_text_encoder_is_stored_in_float8(name: str) -> None:
 
 
 def test_whether_a_device_multiplies_float8_is_known() -> None:
-    assert has_fp8_matmul(CPU) in (True, False)
+    layer = Fp8Linear.quantised(make_linear(16, 16)).bfloat16()
+    layer.compute = True
+    if has_fp8_matmul(CPU):
+        layer(torch.ones(1, 16, dtype=torch.bfloat16))
+    else:
+        with pytest.raises(RuntimeError):
+            layer(torch.ones(1, 16, dtype=torch.bfloat16))
     assert not has_fp8_matmul(torch.device("meta"))
+    # Ampere (8.0, 8.6) does not, Ada (8.9), Hopper (9.0) and Blackwell (10.0) do
+    assert [capability >= FIRST_CAPABLE for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0))] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]

@@ -297,3 +297,34 @@ def test_a_repository_of_original_files_asks_for_one_of_them(client: Client, fak
     said = client.locate("Lightricks/LTX-2.3/ltx-2.3-22b-dev.safetensors")
     assert "ltx-2.3-22b-dev.safetensors is not a safetensors file" in said
     assert fake.fetched() == {"ltx-2.3-22b-dev.safetensors"}
+
+
+@pytest.mark.parametrize("repository", [REPOSITORY, "org/name"])
+def test_the_dev_transformer_is_fetched_when_it_is_asked_for(client: Client, fake: Hub, repository: str) -> None:
+    fake.repositories[repository] = published()
+    said = client.locate(repository, LTX2_RECIPE="dev")
+    assert "transformer='transformer_full'" in said
+    assert "trained='dev'" in said
+    assert not [name for name in fake.fetched() if name.startswith("transformer/")]
+    assert "transformer='transformer'" in client.locate(repository, LTX2_RECIPE="distilled")
+    assert [name for name in fake.fetched() if name.startswith("transformer/")]
+
+
+@pytest.mark.parametrize("model", ["ltx-2.5-distilled", "org/distilled"])
+@pytest.mark.parametrize("part", ["diffusion_decoder", "latent_upsampler"])
+def test_an_optional_part_that_was_begun_is_fetched(client: Client, fake: Hub, model: str, part: str) -> None:
+    fake.repositories["org/distilled"] = published()
+    client.locate(model)
+    (weights,) = client.home.rglob(f"snapshots/*/{part}/*.safetensors")
+    weights.unlink()
+    fake.asked.clear()
+    assert "found_in='the hub'" in client.locate(model)
+    assert weights.exists()
+
+
+def test_a_text_encoder_of_ones_own_is_not_fetched(client: Client, fake: Hub, tmp_path: Path) -> None:
+    mine = tmp_path / "gemma"
+    mine.mkdir()
+    assert "found_in='the hub'" in client.locate("ltx-2.5-distilled", LTX2_TEXT_ENCODER=str(mine))
+    assert not [name for name in fake.fetched() if name.startswith("text_encoder/")]
+    assert "tokenizer/tokenizer_config.json" in fake.fetched()

@@ -194,6 +194,7 @@ def test_2_0_says_nothing_of_padding(checkpoints: Find, tmp_path: Path) -> None:
         ({"decoder_blocks": [["attn_res_x", {}]]}, r"config\.vae\.decoder_blocks = \['attn_res_x', {}\]"),
         ({"decoder_blocks": [["res_x", {"num_layers": 1, "inject_noise": True}]]}, r"config\.vae\.decoder_blocks = "),
         ({"encoder_blocks": [["res_x", {"num_layers": 1}]] * 2}, r"config\.vae\.encoder_blocks = "),
+        ({"encoder_blocks": [["res_x", 4]]}, r"vae\.safetensors could not be loaded: AttributeError"),
     ],
 )
 def test_a_vae_that_is_not_supported(checkpoints: Find, tmp_path: Path, change: dict[str, Any], complaint: str) -> None:

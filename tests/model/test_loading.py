@@ -1,12 +1,13 @@
 """Checkpoints of every layout, precision and placement, from ``LTX2_MODEL`` to latents."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from saved_models import lay_out, save, save_gemma_3
+from saved_models import edit, lay_out, save, save_gemma_3
 from small_clips import INPUTS, first, latents, make, planned, track
 from torch import Tensor
 
@@ -190,8 +191,9 @@ def test_the_split_files_of_2_5(checkpoints: Find, tmp_path: Path) -> None:
     assert torch.equal(alone, both_decoders)
     assert torch.equal(conv, conv_of_both)
     assert not torch.equal(alone, conv)
+    # told by the headers
     with pytest.raises(NotReady, match="no convolutional decoder"):
-        load(model=str(tmp_path / "ltx-2.5-distilled-video-vae"), video_decoder="conv")
+        find_checkpoint(Settings(model=str(tmp_path / "ltx-2.5-distilled-video-vae"), video_decoder="conv"))
     with pytest.raises(NotReady, match="no diffusion decoder"):
         load(model=str(tmp_path / "ltx-2.5-distilled-video-vae-conv"), video_decoder="diffusion")
 
@@ -222,6 +224,56 @@ def test_an_upsampler_of_the_other_layout(tiny: Tiny, checkpoints: Find, tmp_pat
     assert not all(torch.equal(own[key], other[key]) for key in own)
     with pytest.raises(NotReady, match=r"belongs to LTX-2\.3, and the model is an LTX-2\.0"):
         load(model=str(folder), upsampler=checkpoints("ltx-2.3-upscaler-tiny.safetensors"))
+
+
+def test_an_upsampler_nobody_asked_for_is_left_out_if_it_does_not_fit(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save(tiny("tiny"), tmp_path / "ltx-2-distilled")
+    edit(folder / "latent_upsampler" / "config.json", mid_channels=64)
+    assert "upsampler" not in find_checkpoint(Settings(model=str(folder))).source.parts()
+    assert "there will be no second stage: the upsampler 'latent_upsampler'" in caplog.text
+    with pytest.raises(NotReady, match="of other shapes"):
+        find_checkpoint(Settings(model=str(folder), upsampler=folder / "latent_upsampler"))
+
+
+def test_a_name_with_another_generation_behind_it_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    save(tiny("tiny-2.3"), tmp_path / "LTX-2")
+    with pytest.raises(NotReady, match=r"LTX-2 is an LTX-2\.3, and Lightricks/LTX-2 an LTX-2\.0"):
+        find_checkpoint(Settings(model="ltx-2", models_dir=tmp_path))
+
+
+def test_a_lora_is_looked_at_before_a_weight_is_read(tiny: Tiny, tmp_path: Path) -> None:
+    folder = save(tiny("tiny-dev"), tmp_path / "ltx-2-dev")
+    lora = folder / "ltx-2-distilled-lora.safetensors"
+    lora.write_bytes(b"cut")
+    assert find_checkpoint(Settings(model=str(folder))).make_lora is None
+    with pytest.raises(NotReady, match="is not a safetensors file"):
+        find_checkpoint(Settings(model=str(folder), distilled_lora=lora))
+
+
+def test_a_lora_nobody_asked_for_is_left_out_if_it_does_not_fit(
+    tiny: Tiny, checkpoints: Find, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save(tiny("tiny-dev"), tmp_path / "ltx-2-dev")
+    (folder / "distilled-lora.safetensors").symlink_to(checkpoints("ltx-2.3-lora-original.safetensors"))
+    assert not load(model=str(folder)).can_refine
+    assert "there will be no second stage: distilled-lora.safetensors belongs to another LTX-2" in caplog.text
+
+
+def test_of_two_text_encoders_a_setting_takes_one(checkpoints: Find, tmp_path: Path) -> None:
+    files = {
+        f"ltx-2.5-distilled-{part}.safetensors": checkpoints(f"ltx-2.5-tiny-{part}.safetensors")
+        for part in ("transformer", "text-encoder", "audio-vae", "video-vae")
+    }
+    copy = tmp_path / "another.safetensors"
+    shutil.copy(checkpoints("ltx-2.5-tiny-text-encoder.safetensors"), copy)
+    model = lay_out(tmp_path / "ltx-2.5", files | {"ltx-2.5-other-text-encoder.safetensors": copy})
+    with pytest.raises(NotReady, match="both hold the") as caught:
+        find_checkpoint(Settings(model=str(model)))
+    assert caught.value.hint == "set LTX2_TEXT_ENCODER to one of them"
+    chosen = model / "ltx-2.5-other-text-encoder.safetensors"
+    assert "text_encoder" in find_checkpoint(Settings(model=str(model), text_encoder=chosen)).source.parts()
 
 
 def test_an_upsampler_in_a_folder_beside_a_file(tiny: Tiny, checkpoints: Find, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints in the original layout: every part computes what the official code does, and what is amiss is said."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,9 +315,8 @@ def edited(checkpoints: Find, tmp_path: Path) -> Callable[..., Path]:
 
 def test_an_unknown_weight(edited: Callable[..., Path]) -> None:
     path = edited(FP8, lambda tensors: tensors.update({"model.diffusion_model.extra.weight": torch.zeros(2)}))
-    files = OriginalFiles([path])
     with pytest.raises(NotReady, match=f"{FP8} has weights this server does not understand: extra.weight"):
-        files.load("transformer", torch.float32)
+        OriginalFiles([path])
 
 
 def test_a_weight_of_no_part(edited: Callable[..., Path]) -> None:
@@ -326,23 +326,64 @@ def test_a_weight_of_no_part(edited: Callable[..., Path]) -> None:
 
 
 def test_a_missing_weight(edited: Callable[..., Path]) -> None:
-    files = OriginalFiles([edited(FP8, lambda tensors: tensors.pop(GATE))])
+    path = edited(FP8, lambda tensors: tensors.pop(GATE))
     with pytest.raises(NotReady, match=r"lacks weights: transformer_blocks\.0\.attn1\.to_gate_logits\.weight"):
-        files.load("transformer", torch.float32)
+        OriginalFiles([path])
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["dequantised", "kept"])
-def test_a_weight_of_another_shape(edited: Callable[..., Path], kept: bool) -> None:
+def test_a_weight_of_another_shape(edited: Callable[..., Path]) -> None:
     key = GATE.replace("blocks.0", "blocks.1")
-    files = OriginalFiles([edited(FP8, lambda tensors: tensors.update({key: tensors[key][:, :-1].contiguous()}))])
+    path = edited(FP8, lambda tensors: tensors.update({key: tensors[key][:, :-1].contiguous()}))
     with pytest.raises(NotReady, match=r"other shapes .*: transformer_blocks.1.*to_gate_logits.weight \[2, 63\] inst"):
-        files.load("transformer", torch.float32, keep_fp8=kept)
+        OriginalFiles([path])
 
 
 def test_a_weight_that_is_no_number_of_ours(edited: Callable[..., Path]) -> None:
-    files = OriginalFiles([edited(FP8, lambda tensors: tensors.update({GATE: tensors[GATE].to(torch.int8)}))])
+    path = edited(FP8, lambda tensors: tensors.update({GATE: tensors[GATE].to(torch.int8)}))
     with pytest.raises(NotReady, match=r"to_gate_logits\.weight stored as int8"):
-        files.load("transformer", torch.float32)
+        OriginalFiles([path])
+
+
+def test_a_gemma_4_with_a_weight_too_few(edited: Callable[..., Path], checkpoints: Find) -> None:
+    path = edited(SPLIT.format("text-encoder"), lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(NotReady, match=r"lacks weights: model\.language_model\.norm\.weight"):
+        OriginalFiles([checkpoints(SPLIT.format("transformer")), path])
+
+
+def test_a_gemma_3_with_a_weight_too_few(checkpoints: Find, gemma_3: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(gemma_3, tmp_path / "gemma")
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(key for key in weights if key.endswith("layers.1.mlp.down_proj.weight"))]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NotReady, match=r"lacks weights: model\.language_model\.layers\.1\.mlp\.down_proj"):
+        OriginalFiles([checkpoints(FP8)], folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"positional_embedding_max_pos": [20]},
+        {"audio_positional_embedding_max_pos": 20},
+        {"num_layers": "three"},
+        {"caption_channels": "32"},
+    ],
+)
+def test_a_configuration_of_another_form(edited: Callable[..., Path], change: dict[str, Any]) -> None:
+    path = edited(FP8, config=lambda config: config["transformer"].update(change))
+    with pytest.raises(NotReady, match=rf"{FP8} could not be loaded: \w+Error"):
+        OriginalFiles([path])
+
+
+def test_quantisation_told_in_another_form(edited: Callable[..., Path]) -> None:
+    with pytest.raises(NotReady, match=f"{FP8} could not be loaded: AttributeError"):
+        OriginalFiles([edited(FP8, _quantization_metadata=json.dumps({"layers": ["x"]}))])
+
+
+def test_a_text_encoder_that_is_named_twice_is_read_once(checkpoints: Find, tmp_path: Path) -> None:
+    text_encoder = checkpoints(SPLIT.format("text-encoder"))
+    (tmp_path / "again.safetensors").symlink_to(text_encoder)
+    paths = [checkpoints(SPLIT.format("transformer")), tmp_path / "again.safetensors"]
+    assert "text_encoder" in OriginalFiles(paths, text_encoder).parts()
 
 
 def test_another_quantisation(edited: Callable[..., Path]) -> None:
@@ -419,7 +460,7 @@ def test_two_transformers(checkpoints: Find) -> None:
     paths = [checkpoints(f"ltx-2.3-tiny-fp8-{kind}.safetensors") for kind in ("plain", "scaled")]
     with pytest.raises(NotReady, match=r"plain.safetensors and .*scaled.safetensors both hold the") as caught:
         OriginalFiles(paths)
-    assert caught.value.hint == "name only one of them"
+    assert caught.value.hint == "take one of them away"
 
 
 def test_a_part_that_is_not_there(checkpoints: Find) -> None:
@@ -490,9 +531,9 @@ def test_a_gemma_4_nobody_can_build(edited: Callable[..., Path], checkpoints: Fi
     with safe_open(checkpoints(name), "pt") as file:
         config = json.loads(file.metadata()["gemma_config"])
     config["text_config"]["layer_types"] = ["unknown"] * 3
-    files = OriginalFiles([checkpoints(SPLIT.format("transformer")), edited(name, gemma_config=json.dumps(config))])
+    paths = [checkpoints(SPLIT.format("transformer")), edited(name, gemma_config=json.dumps(config))]
     with pytest.raises(NotReady, match="has a gemma_config no Gemma can be built from"):
-        files.load("text_encoder", torch.float32)
+        OriginalFiles(paths)
 
 
 def test_a_tokenizer_that_is_damaged(edited: Callable[..., Path], checkpoints: Find) -> None:

@@ -12,7 +12,6 @@ from ltx2.model.memory import ACTIVATIONS, MINIATURE, PARAMETERS, typical_grid
 from ltx2.model.placement import (
     Card,
     Placement,
-    choose_dtype,
     name_of,
     plan_placement,
     planned_shape,
@@ -126,12 +125,12 @@ def test_the_arithmetic_in_the_comments() -> None:
 
     without = plan(CARDS["80"], precision="bf16")
     assert without.resident_bytes / GB == pytest.approx(41.1, abs=0.1)
-    assert without.host_bytes / GB == pytest.approx(24.4 + 6.3, abs=0.1)
+    assert without.host_bytes / GB == pytest.approx(1.1 * (24.4 + 6.3), abs=0.1)
     assert [peak / GB for peak in without.peaks] == pytest.approx([66.3, 41.1 + 5.6, 41.1 + 11.5], abs=0.1)
 
     float8 = plan(CARDS["24"], "768x512x121")
     assert float8.resident_bytes == 0
-    assert float8.host_bytes / GB == pytest.approx(43.3, abs=0.1)
+    assert float8.host_bytes / GB == pytest.approx(1.1 * 43.3, abs=0.1)
     assert [peak / GB for peak in float8.peaks] == pytest.approx([13.6 + 0.8, 20.2 + 2.7, 1.5 + 5.0], abs=0.1)
 
     streamed = plan(CARDS["12"])
@@ -173,8 +172,8 @@ def test_an_offload_that_is_asked_for_is_taken_with_tiles_if_need_be() -> None:
 
 def test_loras_take_room_where_the_transformer_is() -> None:
     # 20.2 + 2.7 + 7.7 is more than there is
-    assert outcome(plan(CARDS["24"], "768x512x121", lora_bytes=7_700_000_000)) == "fp8 group"
-    placement, bare = plan(CARDS["141"], lora_bytes=7_700_000_000), plan(CARDS["141"])
+    assert outcome(plan(CARDS["24"], "768x512x121", lora_parameters=3_850_000_000)) == "fp8 group"
+    placement, bare = plan(CARDS["141"], lora_parameters=3_850_000_000), plan(CARDS["141"])
     assert [more - less for more, less in zip(placement.peaks, bare.peaks, strict=True)] == [7_700_000_000] * 3
 
 
@@ -199,7 +198,7 @@ def test_a_refusal_says_what_was_tried_and_what_would_help() -> None:
 def test_a_plan_is_described_in_a_line() -> None:
     text = plan(CARDS["12"]).describe()
     assert text == (
-        "fp8, offload group: 0.0 GB stay on the device, 43.3 GB in host memory; predicted peak at 1280x704x121 "
+        "fp8, offload group: 0.0 GB stay on the device, 47.6 GB in host memory; predicted peak at 1280x704x121 "
         "8.5 of 10.9 GB (encode 8.1, denoise 8.5, decode 5.0 in tiles)"
     )
 
@@ -231,16 +230,32 @@ def test_this_machine() -> None:
     assert card.kind == "cpu"
     assert 0 < card.free_bytes < card.total_bytes
     assert card.available_bytes < card.free_bytes
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+
+def test_the_dtype_of_what_is_not_float8() -> None:
     for precision, on_cpu, on_cuda in (
-        ("auto", torch.float32, torch.bfloat16),
         ("bf16", torch.bfloat16, torch.bfloat16),
         ("fp8", torch.float32, torch.bfloat16),
         ("fp8-storage", torch.float32, torch.bfloat16),
         ("fp32", torch.float32, torch.float32),
     ):
-        settings = Settings(precision=precision)  # type: ignore[arg-type]
-        assert (choose_dtype(settings, cpu), choose_dtype(settings, cuda)) == (on_cpu, on_cuda)
+        shape = typical_grid(64, 64, 9)
+        placements = [
+            Placement(precision, "none", Card(kind, 1, 1), {}, shape, MINIATURE)  # type: ignore[arg-type]
+            for kind in ("cpu", "cuda")
+        ]
+        assert [placement.dtype for placement in placements] == [on_cpu, on_cuda]
+
+
+def test_what_waits_beside_a_gpu_must_fit_into_host_memory() -> None:
+    # 20.2 + 13.6 + 6.3 + ... in fp8: 43.3, and a tenth more in pinned memory
+    small, large = (replace(CARDS["12"], host_free_bytes=gb * 10**9) for gb in (47, 48))
+    assert outcome(plan(large, "768x512x121")) == "fp8 group"
+    with pytest.raises(NotReady, match=r"47\.0 GB of host memory are free") as caught:
+        plan(small, "768x512x121")
+    assert "47.6 GB of host memory" in caught.value.message
+    # where nothing waits, none is needed
+    assert outcome(plan(replace(CARDS["141"], host_free_bytes=0))) == "bf16 none"
 
 
 def test_the_planned_clip_is_a_setting() -> None:

@@ -52,6 +52,7 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds() -> None:
     assert cache.nbytes == 80
     assert cache.get("a", CPU) is not None
     cache.put("c", contexts(3.0))
+    cache.put("c", contexts(3.0))
     assert cache.nbytes == 80
     assert cache.get("b", CPU) is None
     kept = cache.get("a", CPU)

@@ -11,13 +11,16 @@ from small_clips import INPUTS, SOUNDS, Calls, first, latents, make, planned, sa
 from torch import Tensor
 
 from ltx2.errors import InvalidRequest
+from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components, video_statistics
 from ltx2.model.conditioning import Stream, unpack_video
 from ltx2.model.encode import encode_image, encode_sound
+from ltx2.model.lora import Lora
 from ltx2.model.pipeline import UNGUIDED, Stage, encode_images, encode_texts, generate, refined
 from ltx2.model.upsample import upsample
 from ltx2.recipes import REFINE_SIGMAS
 from ltx2.request import GenerationRequest, Keyframe
+from ltx2.settings import Settings
 
 Tiny = Callable[[str], Components]
 NAMES = ["tiny", "tiny-dev", "tiny-2.3", "tiny-2.5"]
@@ -117,13 +120,22 @@ def test_the_lora_matters_and_leaves_nothing_behind(tiny: Tiny) -> None:
     components = tiny("tiny-dev")
     before, refined_once = latents(components, make()), latents(components, two())
     assert same(latents(components, make()), before)
-    assert components.refine_lora is not None
-    without = replace(components, recipe=replace(components.recipe, kind="distilled"), refine_lora=None)
-    assert without.refine_loras == ()
-    pairs = components.refine_loras
-    assert pairs
-    assert pairs[0][1] == 1.0
     assert same(latents(components, two()), refined_once)
+    bare = replace(components, refine_lora=Lora("empty", {}))
+    assert not same(latents(bare, two()), refined_once)
+    assert same(latents(bare, make()), before)
+
+
+def test_a_distilled_checkpoint_wears_none(tiny: Tiny) -> None:
+    lora = tiny("tiny-dev").refine_lora
+    assert replace(tiny("tiny"), refine_lora=lora).refine_loras == ()
+
+
+def test_all_images_of_a_stage_bring_the_vae_once() -> None:
+    components = load_components(Settings(model="tiny", offload="model"))
+    latents(components, two(keyframes=(*first("a"), Keyframe(image="b", frame=9))))
+    assert components.residency is not None
+    assert components.residency.visits["vae"] == 2  # the decoder is not run here, nor is the upsampler the VAE
 
 
 def test_enlarging_is_done_on_latents_as_the_decoder_sees_them(tiny: Tiny) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ltx2.errors import NotReady
-from ltx2.model.weights import Stored, fill, open_weights
+from ltx2.model.weights import Stored, check, fill, open_weights
 
 
 @pytest.fixture
@@ -81,7 +81,21 @@ def test_a_git_lfs_pointer(file: Path) -> None:
     assert caught.value.hint == "fetch it with git lfs pull"
 
 
-@pytest.mark.parametrize("header", [b"", b"{}", b"GGUF", b'{"a": 1}', b'{"a": {"dtype": "F32"}}', b"{nonsense}"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{}",
+        b"GGUF",
+        b'{"a": 1}',
+        b'{"a": {"dtype": "F32"}}',
+        b"{nonsense}",
+        b'{"__metadata__": null}',
+        b'{"__metadata__": {"config": {}}}',
+        b'{"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+    ],
+)
 def test_something_else(file: Path, header: bytes) -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header if len(header) > 4 else header)
     with pytest.raises(NotReady, match=r"model\.safetensors is not a safetensors file"):
@@ -162,6 +176,10 @@ def test_what_does_not_fit_is_refused(change: dict[str, Tensor | None], complain
     weights = {name: tensor for name, tensor in (WEIGHTS | change).items() if tensor is not None}
     with pytest.raises(NotReady, match=complaint):
         fill(small(), weights.items(), torch.float32, source="file")
+    module = small()
+    with pytest.raises(NotReady, match=complaint):
+        check(module, [(name, tensor.to("meta")) for name, tensor in weights.items()], source="file")
+    assert module.linear.weight.is_meta
 
 
 def test_a_name_given_twice_is_refused() -> None:
