@@ -81,7 +81,7 @@ class TinySource:
                 "vae": _vae(),
                 "audio_vae": AutoencoderKLLTX2Audio(ch_mult=(1, 1, 1), num_res_blocks=1),
                 "vocoder": _vocoder(self.generation),
-                "upsampler": LTX2LatentUpsamplerModel(mid_channels=32, num_blocks_per_stage=1),
+                "upsampler": LTX2LatentUpsamplerModel(mid_channels=64, num_blocks_per_stage=1),
             }
             if self.generation == "2.5":
                 self._modules |= {"diffusion_decoder": _diffusion_decoder(), "duration_head": _duration_head()}

@@ -165,3 +165,12 @@ def test_sizes_off_the_grid_of_64_are_cut_around_the_centre(tiny: Tiny, name: st
     result = generate(components, request, planned(components, request), INPUTS)
     assert result.pictures.shape == (1, 3, 12, 72, 100)
     assert bool(result.pictures.isfinite().all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smallest_clip_there_is(tiny: Tiny, name: str) -> None:
+    components = tiny(name)
+    request = make(width=64, height=64, num_frames=1, pipeline="two_stage")
+    result = generate(components, request, planned(components, request), INPUTS)
+    assert result.pictures.shape == (1, 3, 1, 64, 64)
+    assert bool(result.pictures.isfinite().all())
