@@ -56,7 +56,6 @@ def test_a_job_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("job", "reason"),
     [
-        ({"input": {"prompt": ""}}, "prompt: must not be empty"),
         ({"input": SMALL | {"width": 65}}, "width: Input should be a multiple of 2"),
         ({"input": ["a list"]}, "must be a JSON object"),
     ],

@@ -143,7 +143,7 @@ def test_an_upsampler_is_a_source_of_its_own(copy: Path, tiny: Tiny) -> None:
     assert "makes more frames" in message(lambda: DiffusersUpsampler(upsampler))
     edit(upsampler / "config.json", temporal_upsample=False, rational_spatial_scale=1.5)
     assert "does not double" in message(lambda: DiffusersUpsampler(upsampler))
-    edit(upsampler / "config.json", rational_spatial_scale=2.0, mid_channels=64)
+    edit(upsampler / "config.json", rational_spatial_scale=2.0, mid_channels=96)
     assert "of other shapes than its configuration says" in message(lambda: DiffusersUpsampler(upsampler))
     edit(upsampler / "config.json", _class_name="AutoencoderKL")
     assert "is a AutoencoderKL" in message(lambda: DiffusersUpsampler(upsampler))

@@ -45,8 +45,10 @@ def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
 # Precisions and placements
 
 
-@pytest.mark.parametrize("model", ["tiny-dev", "tiny-2.3", "tiny-2.5"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])  # on a CPU fp8 is stored, not multiplied
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("tiny-dev", "fp32"), ("tiny-dev", "fp8"), ("tiny-2.3", "bf16"), ("tiny-2.5", "fp32"), ("tiny-2.5", "fp8")],
+)  # on a CPU fp8 is stored, not multiplied
 def test_wherever_the_parts_are_the_latents_are_the_same(model: str, precision: str) -> None:
     fields = {"keyframes": first("a"), "audio": track(0.5), "pipeline": "two_stage", "width": 128, "height": 64}
     placed = {offload: load(model=model, precision=precision, offload=offload) for offload in OFFLOADS}
@@ -74,18 +76,6 @@ def test_every_precision_is_near_float32(model: str) -> None:
         assert layers
         assert any(isinstance(module, Fp8Linear) for module in components.text_encoder.modules())
         assert next(components.vocoder.parameters()).dtype == torch.float32
-
-
-@pytest.mark.parametrize("offload", OFFLOADS)
-def test_pictures_and_sound_come_out_of_every_placement(tiny: Tiny, offload: str) -> None:
-    components, request = load(model="tiny-2.5", offload=offload), make(width=96)
-    ours, theirs = (
-        generate(model, request, planned(model, request), INPUTS) for model in (components, tiny("tiny-2.5"))
-    )
-    assert torch.equal(ours.pictures, theirs.pictures)
-    assert ours.sound is not None
-    assert theirs.sound is not None
-    assert (ours.sound.samples == theirs.sound.samples).all()
 
 
 def test_a_repeated_prompt_does_not_bring_the_text_encoder_back() -> None:
@@ -230,7 +220,7 @@ def test_an_upsampler_nobody_asked_for_is_left_out_if_it_does_not_fit(
     tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save(tiny("tiny"), tmp_path / "ltx-2-distilled")
-    edit(folder / "latent_upsampler" / "config.json", mid_channels=64)
+    edit(folder / "latent_upsampler" / "config.json", mid_channels=96)
     assert "upsampler" not in find_checkpoint(Settings(model=str(folder))).source.parts()
     assert "there will be no second stage: the upsampler 'latent_upsampler'" in caplog.text
     with pytest.raises(NotReady, match="of other shapes"):
