@@ -33,7 +33,7 @@ def checkpoints() -> Callable[[str], Path]:
     """
     folders = [Path(__file__).parent / "goldens" / "checkpoints"]
     if named := os.environ.get("LTX2_CHECKPOINT_GOLDENS"):
-        folders.insert(0, Path(named))
+        folders.insert(0, Path(named).resolve())
 
     def find(name: str) -> Path:
         for folder in folders:

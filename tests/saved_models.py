@@ -48,7 +48,7 @@ def lay_out(folder: Path, files: dict[str, Path]) -> Path:
     """A folder with files by these names, as links."""
     folder.mkdir()
     for name, file in files.items():
-        (folder / name).symlink_to(file)
+        (folder / name).symlink_to(file.resolve())
     return folder
 
 
