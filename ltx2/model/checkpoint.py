@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 
 SMALL = 1_000_000_000
 """A transformer with fewer weights is a miniature."""
+HINTS: dict[Part, str] = {
+    "text_encoder": "set LTX2_TEXT_ENCODER to its folder or file",
+    "connectors": "LTX-2.5's text projection is in its text-encoder file: set LTX2_TEXT_ENCODER to that",
+}
+"""What to do about a part that is not there."""
 
 
 @dataclass(frozen=True)
@@ -182,12 +187,6 @@ def wanted_parts(source: Source, settings: Settings) -> tuple[Part, ...]:
     return tuple(
         part for part in PARTS if part in there and (part, settings.video_decoder) != ("diffusion_decoder", "conv")
     )
-
-
-HINTS: dict[Part, str] = {
-    "text_encoder": "set LTX2_TEXT_ENCODER to its folder or file",
-    "connectors": "LTX-2.5's text projection is in its text-encoder file: set LTX2_TEXT_ENCODER to that",
-}
 
 
 def place(

@@ -4,20 +4,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ltx2.geometry import Grid
 from ltx2.model.denoiser import Denoiser
+from ltx2.model.lora import Lora
 from ltx2.model.parts import PARTS, Module, Part
 from ltx2.model.prompt_cache import PromptCache
+from ltx2.model.residency import Residency
 from ltx2.recipes import Recipe
-
-if TYPE_CHECKING:
-    from ltx2.model.lora import Lora
-    from ltx2.model.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,13 @@ class Components:
     device: torch.device
     upsampler: Module = None
     """Enlarges latents for a second stage. This and other parts that not every checkpoint has are None without."""
-    refine_lora: "Lora | None" = None
+    refine_lora: Lora | None = None
     """What makes a dev checkpoint's transformer refine in few steps."""
     diffusion_decoder: Module = None
     """Decodes pictures in the VAE's place."""
     duration_head: Module = None
     """Tells how long the clip of a prompt should be."""
-    residency: "Residency | None" = None
+    residency: Residency | None = None
     """Where each part is when; without it they all stay on the device."""
     prompt_cache: PromptCache = field(default_factory=PromptCache)
     is_random: bool = False
@@ -65,7 +63,7 @@ class Components:
         return self.upsampler is not None and (self.recipe.kind == "distilled" or self.refine_lora is not None)
 
     @property
-    def refine_loras(self) -> "tuple[tuple[Lora, float], ...]":
+    def refine_loras(self) -> tuple[tuple[Lora, float], ...]:
         """What the transformer wears in the second stage: Lora and scale."""
         return () if self.refine_lora is None or self.recipe.kind == "distilled" else ((self.refine_lora, 1.0),)
 

@@ -32,6 +32,7 @@ from ltx2.model.decode import decode_sound, decode_video
 from ltx2.model.denoiser import Contexts
 from ltx2.model.encode import encode_image, encode_sound
 from ltx2.model.guidance import Guide
+from ltx2.model.lora import Lora, applied
 from ltx2.model.prompts import encode_prompts
 from ltx2.model.sampler import denoise
 from ltx2.model.schedule import Sigmas, sigmas_for
@@ -161,8 +162,8 @@ class Stage:
     guide: Guide
     step_noise: torch.Generator | None = None
     """Where an ancestral sampler's fresh noise comes from."""
-    loras: tuple[Any, ...] = ()
-    """Pairs of a :class:`ltx2.model.lora.Lora` and its scale."""
+    loras: tuple[tuple[Lora, float], ...] = ()
+    """What the transformer wears, each with its scale."""
 
     def run(
         self,
@@ -175,8 +176,6 @@ class Stage:
         cancelled: Cancelled = lambda: False,
     ) -> tuple[Stream, Stream]:
         """Denoise both streams, starting from what is given and noise."""
-        from ltx2.model.lora import applied
-
         with ExitStack() as at_work:
             at_work.enter_context(components.using("transformer"))
             at_work.enter_context(applied(components.transformer, self.loras))
