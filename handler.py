@@ -15,7 +15,7 @@ from ltx2.errors import Internal, InvalidRequest, LTX2Error
 from ltx2.model.local import LocalEngine
 from ltx2.payload import parse, view
 from ltx2.settings import load_settings
-from ltx2.studio.studio import Studio
+from ltx2.studio.direct import Direct
 from ltx2.terminal import TerminalProgress
 
 log = logging.getLogger("ltx2.handler")
@@ -63,7 +63,7 @@ def view_error(error: LTX2Error) -> dict[str, Any]:
 class Worker:
     """Answers jobs with the fields of ``POST /generate``."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Direct) -> None:
         self.studio = studio
 
     async def handler(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def main() -> int:
     # importing runpod has set up the root logger already
     logging.getLogger("ltx2").setLevel(settings.log_level)
     runpod.serverless.log.set_level(settings.runpod_log_level)
-    studio = Studio(settings, LocalEngine(settings))
+    studio = Direct(settings, LocalEngine(settings))
     studio.load()
     runpod.serverless.start({"handler": Worker(studio).handler})
     return 0

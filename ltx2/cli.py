@@ -15,7 +15,7 @@ from ltx2.model.local import LocalEngine
 from ltx2.payload import parse
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings, load_settings
-from ltx2.studio.studio import Studio
+from ltx2.studio.direct import Direct
 from ltx2.terminal import TerminalProgress
 
 
@@ -63,7 +63,7 @@ def make(settings: Settings, body: object, output: Path | None) -> tuple[Generat
                 target.parent.mkdir(parents=True, exist_ok=True)
                 return request, clip, Path(shutil.move(clip.path, target))
 
-    studio = Studio(settings, LocalEngine(settings))
+    studio = Direct(settings, LocalEngine(settings))
     try:
         return asyncio.run(run())
     finally:

@@ -2,11 +2,14 @@
 
 An engine takes a checked request and the raw bytes of its media, and gives the path of a finished
 file. Frames and tensors never cross. Implementations: a model in this process
-(:class:`ltx2.model.local.LocalEngine`); anything else that can keep the promise.
+(:class:`ltx2.model.local.LocalEngine`), one in a process of its own
+(:class:`ltx2.studio.process.ProcessEngine`), and a quick one that makes test cards
+(:class:`ltx2.fake.FakeEngine`).
 """
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
@@ -29,11 +32,10 @@ class Progress:
         return f"{self.phase} {self.step}/{self.steps}" if self.steps else self.phase
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A finished file and the facts about it."""
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """What is known of a finished clip."""
 
-    path: Path
     width: int
     height: int
     num_frames: int
@@ -53,6 +55,23 @@ class Clip:
     def duration_seconds(self) -> float:
         return float(self.num_frames / self.fps)
 
+    @property
+    def total_seconds(self) -> float:
+        """Wall seconds of the generation, without waiting in a queue."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(ClipFacts):
+    """A finished file and the facts about it."""
+
+    path: Path
+
+    @property
+    def facts(self) -> ClipFacts:
+        """The facts alone, which outlive the file's place."""
+        return ClipFacts(**{field.name: getattr(self, field.name) for field in fields(ClipFacts)})
+
 
 @dataclass(frozen=True)
 class EngineStatus:
@@ -61,6 +80,44 @@ class EngineStatus:
     loaded: tuple[str, ...]
     resident_gb: float
     budget_gb: float
+    fake: bool = False
+    """Whether its clips are test cards."""
+    ready: bool = True
+    """False while the model is being loaded for the first time, and after that failed."""
+    idle_seconds: float = 0.0
+    """Since the model was last used."""
+    ttl_seconds: float | None = None
+    """How long the model stays after it was last used; None for ever."""
+    restarts: int = 0
+    """How often a process that held the model was lost."""
+
+
+class CancelFlag:
+    """Set once, from any thread; asked at every step, and told at once to those who wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._listeners: list[Callable[[], None]] = []
+
+    def __call__(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        """Cancel. Again changes nothing."""
+        with self._lock:
+            listeners, self._listeners = self._listeners, []
+            self._is_set = True
+        for listener in listeners:
+            listener()
+
+    def when_set(self, listener: Callable[[], None]) -> None:
+        """Call the listener once: when the flag is set, or now if it is."""
+        with self._lock:
+            if not self._is_set:
+                self._listeners.append(listener)
+                return
+        listener()
 
 
 OnProgress = Callable[[Progress], None]
@@ -82,7 +139,7 @@ class Engine(Protocol):
         request: GenerationRequest,
         media: Mapping[str, bytes],
         on_progress: OnProgress,
-        cancelled: Cancelled,
+        cancelled: CancelFlag,
     ) -> Clip:
         """Make the clip of a request.
 
@@ -93,9 +150,12 @@ class Engine(Protocol):
             cancelled: asked at every step.
 
         Raises:
-            Canceled: ``cancelled()`` answered True; no file is left.
+            Canceled: the flag was set; no file is left.
             LTX2Error: anything else a caller should see; no file is left.
         """
 
     def status(self) -> EngineStatus:
         """What is in memory now. Answers at once, also during a generation."""
+
+    def close(self) -> None:
+        """Free everything; a generation in hand is lost. Called from any thread; may be called again."""

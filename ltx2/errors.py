@@ -8,12 +8,16 @@ LTX2Error
 │   ├── AudioTooLong        more seconds than allowed
 │   ├── BodyTooLarge        the whole request is too large
 │   └── UrlNotAllowed       a URL where none may be followed
+├── Unauthorized            no API key, or a wrong one
 ├── NotFound                no such path or object
+├── Conflict                the object is not in a state for this
 ├── QueueFull               too many requests are waiting
 ├── Canceled                the caller withdrew the request
 ├── NotReady                the model could not be loaded
 ├── OutOfMemory             the model ran out of memory for this request
-├── StorageFull             the disk has no room for inputs or outputs
+├── StorageFull             there is no room for inputs or outputs
+├── TimedOut                it took longer than it may
+├── WorkerCrashed           the process that holds the model ended in the middle of it
 └── Internal                a bug of ours
 
 Codes are part of the public contract; HTTP statuses belong to the dialects.
@@ -72,8 +76,16 @@ class UrlNotAllowed(InvalidRequest):
     code = "url_not_allowed"
 
 
+class Unauthorized(LTX2Error):
+    code = "unauthorized"
+
+
 class NotFound(LTX2Error):
     code = "not_found"
+
+
+class Conflict(LTX2Error):
+    code = "conflict"
 
 
 class QueueFull(LTX2Error):
@@ -96,5 +108,22 @@ class StorageFull(LTX2Error):
     code = "storage_full"
 
 
+class TimedOut(LTX2Error):
+    code = "timeout"
+
+
+class WorkerCrashed(LTX2Error):
+    code = "worker_crashed"
+
+
 class Internal(LTX2Error):
     code = "internal"
+
+
+def error_of(code: str, message: str, *, field: str | None = None, hint: str | None = None) -> LTX2Error:
+    """The error with this code, as it was before it was written down. An unknown code is ours, and internal."""
+    kinds = [LTX2Error]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    found = next((kind for kind in kinds[1:] if kind.code == code), Internal)
+    return found(message, field=field, hint=hint)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ltx2.engine import Clip
+from ltx2.engine import ClipFacts
 from ltx2.errors import InvalidRequest
 from ltx2.request import (
     AudioTrack,
@@ -32,8 +32,10 @@ from ltx2.request import (
 )
 
 Media = Annotated[str, Field(min_length=1)]
-Sources = Mapping[str, str | bytes]
-"""Where the bytes of each named media come from: a data URL, base64, or the bytes themselves."""
+Source = str | bytes
+"""Where bytes come from: a data URL, base64, a web URL, the id of a file, or the bytes themselves."""
+Sources = Mapping[str, Source]
+"""The source of each media a request names."""
 
 _MESSAGES = {
     "string_pattern_mismatch": "must not be empty or contain NUL",
@@ -54,7 +56,7 @@ _DEFAULT = GenerationRequest(prompt="-")
 class KeyframeBody(Strict):
     """An image for any frame of the clip."""
 
-    image: Media = Field(description="data URL or base64 of a PNG, JPEG or WebP")
+    image: Media = Field(description="URL, data URL, base64 or file id of a PNG, JPEG or WebP")
     frame: FrameIndex = Field(description='frame index from 0, or "first", or "last"')
     strength: Strength = Field(1.0, description="how strictly the frame shows it")
 
@@ -72,13 +74,13 @@ class GenerateBody(Strict):
     guidance: Guidance = Field(Guidance(), description="each guidance of each stream")
     num_inference_steps: Steps | None = Field(None, description="denoising steps")
     seed: Seed | None = Field(None, description="the same seed makes the same clip; random when absent")
-    image_start: Media | None = Field(None, description="first frame: data URL or base64")
-    image_end: Media | None = Field(None, description="last frame: data URL or base64")
+    image_start: Media | None = Field(None, description="first frame: URL, data URL, base64 or file id")
+    image_end: Media | None = Field(None, description="last frame: URL, data URL, base64 or file id")
     image_strength: Strength = Field(1.0, description="how strictly the start and end frames show their images")
     image_end_strength: Strength | None = Field(None, description="the same for the end image alone")
     keyframes: list[KeyframeBody] = Field([], max_length=32, description="images for other frames")
     include_audio: bool = Field(True, description="whether the MP4 has sound")
-    audio: Media | None = Field(None, description="sound to follow: data URL or base64")
+    audio: Media | None = Field(None, description="sound to follow: URL, data URL, base64 or file id")
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
     pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
@@ -139,7 +141,7 @@ def parse(data: object) -> tuple[GenerationRequest, Sources]:
 
 def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
     """The request a checked body stands for, and the sources of the media it names."""
-    sources: dict[str, str | bytes] = {}
+    sources: dict[str, Source] = {}
     keyframes = []
     end_strength = body.image_strength if body.image_end_strength is None else body.image_end_strength
     if body.image_start is not None:
@@ -186,7 +188,7 @@ def _guidance(body: GenerateBody) -> Guidance:
     return body.guidance.model_copy(update=wanted)
 
 
-def view(request: GenerationRequest, clip: Clip) -> dict[str, Any]:
+def view(request: GenerationRequest, clip: ClipFacts) -> dict[str, Any]:
     """Everything of the response but ``video``."""
     images = {keyframe.image for keyframe in request.keyframes}
     return Facts(
@@ -194,7 +196,7 @@ def view(request: GenerationRequest, clip: Clip) -> dict[str, Any]:
         resolution=f"{clip.width}x{clip.height}",
         fps=int(request.fps) if request.fps == int(request.fps) else request.fps,
         seed=clip.seed,
-        generation_time_seconds=round(sum(clip.seconds.values()), 3),
+        generation_time_seconds=round(clip.total_seconds, 3),
         has_audio=clip.audio_sample_rate is not None,
         has_image_start="image_start" in images,
         has_image_end="image_end" in images,

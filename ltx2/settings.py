@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ltx2.errors import InvalidRequest
@@ -49,6 +49,14 @@ class Settings(BaseSettings):
         512, description="host memory for encoded prompts, in MiB; one takes about 13, and 0 keeps none"
     )
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
+    engine: Literal["local", "fake"] = Field(
+        "local", description="fake makes test cards in milliseconds, for those who write clients"
+    )
+    residency: str = Field(
+        "resident",
+        pattern=r"^(resident|transient|idle:[1-9]\d{0,6})$",
+        description="how long the server keeps the model: for ever, for one clip, or for so many idle seconds",
+    )
     host: str = Field("127.0.0.1", description="address the server listens on; 0.0.0.0 lets other machines in")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8000, description="port the server listens on")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
@@ -65,6 +73,40 @@ class Settings(BaseSettings):
         30, description="how long the server lets requests finish when it is told to end"
     )
     queue_limit: PositiveInt = Field(100, description="requests waiting at most; one more is refused")
+    deadline_seconds: PositiveFloat = Field(3600, description="how long one generation may take")
+    sync_seconds: PositiveFloat = Field(1800, description="how long a caller may wait for a clip in one request")
+
+    api_keys: SecretStr | None = Field(
+        None, description="comma-separated; with any, every route but health and docs wants one"
+    )
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^/?#\s]+[^?#\s]*$", description="this server as callers see it, behind a proxy"
+    )
+    link_seconds: PositiveInt = Field(86_400, description="how long a link to a clip is good where keys are wanted")
+
+    database_url: SecretStr | None = Field(None, description="where jobs are kept, instead of the data folder")
+    files_url: str | None = Field(
+        None, min_length=1, description="where files are kept, such as s3://bucket/folder, instead of the data folder"
+    )
+    files_max_gb: PositiveFloat = Field(50, description="all files together; while they are more, nothing is accepted")
+    files_hours: NonNegativeFloat = Field(168, description="how long a file is kept; 0 for ever")
+    jobs_hours: NonNegativeFloat = Field(168, description="how long an ended job is remembered; 0 for ever")
+
+    url_allow: str | None = Field(
+        None,
+        pattern=r"^[^,:\s]+:\d+(,[^,:\s]+:\d+)*$",
+        description="host:port,… of internal places that URLs may name all the same",
+    )
+    url_seconds: PositiveFloat = Field(30, description="how long fetching one URL may take")
+    webhook_secret: SecretStr | None = Field(
+        None, description="whsec_… that webhooks are signed with; made and kept in the data folder when absent"
+    )
+    webhook_retry_seconds: PositiveFloat = Field(
+        5, description="wait before a failed delivery is tried again; four times longer after each failure"
+    )
+    kiapi_max_side: PositiveInt = Field(768, description="largest width and height in the kiapi dialect")
+    kiapi_max_frames: PositiveInt = Field(721, description="most frames in the kiapi dialect")
+
     max_body_mb: PositiveFloat = Field(64, description="size of a request body, in MiB")
     max_prompt_chars: Annotated[int, Field(gt=0, le=100_000)] = Field(
         10_000, description="length of a prompt, in characters"
@@ -90,6 +132,17 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """The body limit in bytes."""
         return int(self.max_body_mb * 2**20)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys; none when everybody may call."""
+        listed = self.api_keys.get_secret_value().split(",") if self.api_keys else ()
+        return tuple(key.strip() for key in listed if key.strip())
+
+    @property
+    def allowed_targets(self) -> frozenset[str]:
+        """Internal ``host:port`` that URLs may name."""
+        return frozenset(self.url_allow.lower().split(",")) if self.url_allow else frozenset()
 
     @property
     def work_dir(self) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ltx2.engine import Cancelled, Clip, EngineStatus, OnProgress, Progress
+from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, NotReady
 from ltx2.media.video import write_mp4
 from ltx2.request import GenerationRequest
@@ -28,8 +28,11 @@ class QuickEngine:
     def status(self) -> EngineStatus:
         return EngineStatus(("quick",), 0.0, 1.0)
 
+    def close(self) -> None:
+        self.step.set()
+
     def generate(
-        self, request: GenerationRequest, _media: Mapping[str, bytes], on_progress: OnProgress, cancelled: Cancelled
+        self, request: GenerationRequest, _media: Mapping[str, bytes], on_progress: OnProgress, cancelled: CancelFlag
     ) -> Clip:
         self.running += 1
         self.most_running = max(self.most_running, self.running)

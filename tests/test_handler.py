@@ -20,7 +20,7 @@ from quick import QuickEngine
 import handler
 from ltx2.media.probe import probe_mp4
 from ltx2.settings import Settings
-from ltx2.studio.studio import Studio
+from ltx2.studio.direct import Direct
 from processes import ROOT, environment
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
@@ -82,7 +82,7 @@ def test_a_model_that_is_not_there_is_the_answer_of_every_job(tmp_path: Path) ->
 @pytest.mark.parametrize(("prompt", "code"), [("bug", "internal"), ("vanish", "internal"), ("not ready", "not_ready")])
 def test_whatever_happens_the_job_has_an_answer_without_a_traceback(tmp_path: Path, prompt: str, code: str) -> None:
     settings = Settings(data_dir=tmp_path)
-    studio = Studio(settings, QuickEngine(settings))
+    studio = Direct(settings, QuickEngine(settings))
     answer = asyncio.run(handler.Worker(studio).handler({"id": "job", "input": SMALL | {"prompt": prompt}}))
     studio.close()
     assert answer["error_code"] == code

@@ -1,7 +1,6 @@
-"""From what a caller sent to bytes: a data URL, base64, or the bytes themselves."""
+"""What a caller sent in place of bytes: a data URL, base64, a web URL, the id of a file, or bytes after all."""
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 import pybase64
@@ -9,28 +8,37 @@ import pybase64
 from ltx2.errors import MediaTooLarge, UnsupportedMedia, UrlNotAllowed
 from ltx2.settings import Settings
 
-_HINT: Final = "send the bytes as a data URL (data:image/png;base64,…) or as plain base64"
+_HINT: Final = "send the bytes as a data URL (data:image/png;base64,…) or as plain base64, or an http(s) URL"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 _DATA_URL: Final = re.compile(r"data:([^,]{0,1000}),", re.IGNORECASE)
+_FILE_ID: Final = re.compile(r"file_[0-9a-f]{32}")
 _SPACE: Final = b" \t\r\n\v\f"
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 
-def resolve(sources: Mapping[str, str | bytes], settings: Settings) -> dict[str, bytes]:
-    """The bytes of each named source.
+def is_web_url(source: str) -> bool:
+    """Whether it is to be fetched."""
+    return source[:100].strip().lower().startswith(("http:", "https:"))
+
+
+def file_id_of(source: str | bytes) -> str | None:
+    """The id of a file of this server, if the source is one."""
+    named = isinstance(source, str) and _FILE_ID.fullmatch(source)
+    return named.group() if named else None
+
+
+def decode_source(source: str | bytes, field: str, settings: Settings) -> bytes:
+    """The bytes of a source that holds them.
 
     Bytes pass through. A string is a data URL of any media type, or bare base64 of the standard or the
     URL-safe alphabet; white space in it and missing padding are tolerated.
 
     Raises:
-        UnsupportedMedia: a string that is neither, or a source without bytes; ``field`` is its name.
+        UnsupportedMedia: a string that is neither, or a source without bytes; ``field`` is named.
         UrlNotAllowed: a URL other than ``data:``.
         MediaTooLarge: more bytes than ``settings.max_body_bytes``.
     """
-    return {name: _bytes_of(source, name, settings.max_body_bytes) for name, source in sources.items()}
-
-
-def _bytes_of(source: str | bytes, field: str, limit: int) -> bytes:
+    limit = settings.max_body_bytes
     if isinstance(source, str):
         # Base64 is a third longer than what it stands for. White space does not count, but a text that
         # is mostly white space is not worth the time.
@@ -53,7 +61,7 @@ def _payload(text: str, field: str) -> str:
     if not scheme:
         return text
     if scheme.group().lower() != "data:":
-        raise UrlNotAllowed("media cannot be given as a URL", field=field, hint=_HINT)
+        raise UrlNotAllowed("only http and https URLs are followed", field=field, hint=_HINT)
     header = _DATA_URL.match(text)
     if not header:
         raise UnsupportedMedia("this data URL has no comma before its data", field=field, hint=_HINT)

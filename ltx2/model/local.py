@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ltx2.engine import Cancelled, Clip, EngineStatus, OnProgress, Phase, Progress
+from ltx2.engine import CancelFlag, Cancelled, Clip, EngineStatus, OnProgress, Phase, Progress
 from ltx2.errors import Canceled, NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -74,12 +74,15 @@ class LocalEngine:
     def status(self) -> EngineStatus:
         return self._status
 
+    def close(self) -> None:
+        self._runner = None
+
     def generate(
         self,
         request: GenerationRequest,
         media: Mapping[str, bytes],
         on_progress: OnProgress,
-        cancelled: Cancelled,
+        cancelled: CancelFlag,
     ) -> Clip:
         clock = _Clock(on_progress, cancelled)
         clock.report("loading")

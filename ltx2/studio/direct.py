@@ -1,16 +1,15 @@
-"""The one place every dialect brings its requests to."""
+"""Requests that live as long as their callers: for the RunPod worker and the command line."""
 
 import asyncio
 import contextlib
 import logging
 import secrets
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from ltx2.engine import Clip, Engine, EngineStatus, OnProgress, Progress
+from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, Internal, LTX2Error, QueueFull
 from ltx2.payload import Sources
 from ltx2.request import GenerationRequest
@@ -29,8 +28,8 @@ def _ignore(_progress: Progress) -> None:
     pass
 
 
-class Studio:
-    """Takes requests and runs them one at a time on a thread of their own.
+class Direct:
+    """Takes requests and runs them one at a time on a thread of their own. Nothing of them is written down.
 
     Args:
         settings: limits.
@@ -102,13 +101,12 @@ class Studio:
     async def _make(
         self, request: GenerationRequest, sources: Sources, on_progress: OnProgress
     ) -> tuple[GenerationRequest, Clip]:
-        stop = threading.Event()
-        taken_in = self._intake.submit(take_in, request, sources, self.settings)
-        media = await _ended(taken_in, stop)
+        stop = CancelFlag()
+        media = await take_in(request, sources, self.settings, self._intake)
         if request.seed is None:
             request = request.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
         on_progress(Progress("queued"))
-        made = self._thread.submit(self._generate, request, media, on_progress, stop.is_set)
+        made = self._thread.submit(self._generate, request, media, on_progress, stop)
         try:
             return request, await _ended(made, stop)
         except asyncio.CancelledError:
@@ -129,7 +127,7 @@ class Studio:
         request: GenerationRequest,
         media: dict[str, bytes],
         on_progress: OnProgress,
-        cancelled: Callable[[], bool],
+        cancelled: CancelFlag,
     ) -> Clip:
         if cancelled():
             raise Canceled("the request was cancelled")
@@ -143,13 +141,13 @@ class Studio:
             log.exception("a generation failed")
             raise Internal("the generation failed; the server's log says why") from None
         else:
-            log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, sum(clip.seconds.values()))
+            log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, clip.total_seconds)
             return clip
         finally:
             self._running -= 1
 
 
-async def _ended(work: Future[T], stop: threading.Event) -> T:
+async def _ended(work: Future[T], stop: CancelFlag) -> T:
     """Await work in another thread. However often the awaiting task is cancelled, the work has ended after this."""
     waiting = asyncio.wrap_future(work)
     try:

@@ -1,25 +1,78 @@
-"""What is checked before a request may wait for the model."""
+"""What is fetched and checked before a request may wait for the model."""
 
-from ltx2.errors import InvalidRequest
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from ltx2.errors import InvalidRequest, MediaTooLarge, NotFound
 from ltx2.media.audio import decode_audio
+from ltx2.media.fetch import fetch
 from ltx2.media.images import decode_image
-from ltx2.media.sources import resolve
-from ltx2.payload import Sources
+from ltx2.media.sources import decode_source, file_id_of, is_web_url
+from ltx2.payload import Source, Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
+Reader = Callable[[str], bytes]
+"""Gives the bytes of a file by its id; raises NotFound."""
 
-def take_in(request: GenerationRequest, sources: Sources, settings: Settings) -> dict[str, bytes]:
+
+def no_files(file_id: str) -> bytes:
+    """The reader where there is no file store."""
+    raise NotFound(f"there are no files here, so none is called {file_id}")
+
+
+async def take_in(
+    request: GenerationRequest, sources: Sources, settings: Settings, executor: Executor, read_file: Reader = no_files
+) -> dict[str, bytes]:
     """The bytes of everything a request names, known to be usable.
 
     Everything is decoded once here, and again by the engine when it is needed, so that a wrong file is
     refused at once and not after an hour in the queue.
 
+    Args:
+        request: checked against no limits yet.
+        sources: of the media it names.
+        settings: limits.
+        executor: for the threads that decode.
+        read_file: for sources that are file ids.
+
     Raises:
         InvalidRequest: naming the field.
     """
     request.check_limits(settings)
-    media = resolve(sources, settings)
+    loop = asyncio.get_running_loop()
+    media: dict[str, bytes] = {}
+    deadline = loop.time() + settings.url_seconds
+    for name, source in sources.items():
+        left = settings.max_body_bytes - sum(map(len, media.values()))
+        if isinstance(source, str) and is_web_url(source):
+            media[name] = await fetch(
+                source,
+                field=name,
+                limit=left,
+                allow=settings.allowed_targets,
+                seconds=max(0.1, deadline - loop.time()),
+            )
+        else:
+            media[name] = await loop.run_in_executor(executor, _read, name, source, settings, read_file)
+            if len(media[name]) > left:
+                raise MediaTooLarge("all media together are more than allowed here", field=name)
+    await loop.run_in_executor(executor, _check, request, media, settings)
+    return media
+
+
+def _read(name: str, source: Source, settings: Settings, read_file: Reader) -> bytes:
+    file_id = file_id_of(source)
+    if file_id is None:
+        return decode_source(source, name, settings)
+    try:
+        return read_file(file_id)
+    except NotFound as error:
+        raise InvalidRequest(error.message, field=name) from None
+
+
+def _check(request: GenerationRequest, media: dict[str, bytes], settings: Settings) -> None:
     for keyframe in request.keyframes:
         decode_image(media[keyframe.image], field=keyframe.image, max_megapixels=settings.max_image_megapixels)
     track = request.audio
@@ -30,4 +83,3 @@ def take_in(request: GenerationRequest, sources: Sources, settings: Settings) ->
                 f"the sound has {sound.seconds:.3g} seconds, so nothing of it is left after {track.start:g}",
                 field="audio_start",
             )
-    return media

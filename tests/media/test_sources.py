@@ -4,7 +4,7 @@ import time
 import pytest
 
 from ltx2.errors import LTX2Error, MediaTooLarge, UnsupportedMedia, UrlNotAllowed
-from ltx2.media.sources import resolve
+from ltx2.media.sources import decode_source, file_id_of, is_web_url
 from ltx2.settings import Settings
 
 DATA = bytes(range(256)) * 3 + b"\xfb\xff"
@@ -13,12 +13,12 @@ SETTINGS = Settings(max_body_mb=1)
 
 
 def one(source: str | bytes) -> bytes:
-    return resolve({"image": source}, SETTINGS)["image"]
+    return decode_source(source, "image", SETTINGS)
 
 
 def refused(source: str | bytes) -> LTX2Error:
     with pytest.raises(LTX2Error) as caught:
-        resolve({"fine": b"x", "the_field": source}, SETTINGS)
+        decode_source(source, "the_field", SETTINGS)
     assert caught.value.field == "the_field"
     return caught.value
 
@@ -50,26 +50,40 @@ def test_every_padding(length: int) -> None:
     assert one(text) == one(text.rstrip("=")) == DATA[-length:]
 
 
-def test_each_source_keeps_its_name() -> None:
-    assert resolve({}, SETTINGS) == {}
-    assert resolve({"a": b"1", "b": TEXT}, SETTINGS) == {"a": b"1", "b": DATA}
+@pytest.mark.parametrize(
+    ("source", "is_web"),
+    [
+        ("http://example.com/a.png", True),
+        (" HTTPS://EXAMPLE.COM", True),
+        ("http:", True),
+        ("ftp://host/a", False),
+        ("data:image/png;base64,aHR0cDovLw==", False),
+        ("aHR0cDovLw==", False),
+    ],
+)
+def test_what_is_to_be_fetched(source: str, is_web: bool) -> None:
+    assert is_web_url(source) is is_web
+
+
+def test_what_is_the_id_of_a_file() -> None:
+    assert file_id_of("file_" + "0a" * 16) == "file_" + "0a" * 16
+    for other in (b"file_" + b"0a" * 16, "file_0a", "file_" + "0A" * 16, "file_" + "0a" * 16 + "\n", TEXT):
+        assert file_id_of(other) is None
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://example.com/a.png",
-        "https://169.254.169.254/latest",
-        " HTTPS://EXAMPLE.COM",
         "ftp://host/a",
         "gopher://host",
+        "ws://169.254.169.254/latest",
         "s3://bucket/key",
         "file:///etc/passwd",
         "file:/etc/passwd",
         "blob:https://example.com/1",
     ],
 )
-def test_urls_are_not_followed(url: str) -> None:
+def test_other_urls_are_not_followed(url: str) -> None:
     error = refused(url)
     assert isinstance(error, UrlNotAllowed)
     assert "data URL" in str(error.hint)

@@ -14,16 +14,16 @@ from ltx2.errors import Internal, InvalidRequest, NotReady, QueueFull, Unsupport
 from ltx2.media.probe import probe_mp4
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
-from ltx2.studio.studio import Studio
+from ltx2.studio.direct import Direct
 
 REQUEST = GenerationRequest(prompt="x", width=64, height=64, num_frames=2)
 
 
 @asynccontextmanager
-async def studio(folder: Path, **settings: Any) -> AsyncIterator[tuple[Studio, QuickEngine]]:
+async def studio(folder: Path, **settings: Any) -> AsyncIterator[tuple[Direct, QuickEngine]]:
     limits = Settings(data_dir=folder, **settings)
     engine = QuickEngine(limits)
-    running = Studio(limits, engine)
+    running = Direct(limits, engine)
     try:
         yield running, engine
     finally:
@@ -35,7 +35,7 @@ def prompt(text: str) -> GenerationRequest:
     return REQUEST.model_copy(update={"prompt": text})
 
 
-async def make(studio: Studio, request: GenerationRequest = REQUEST, **options: Any) -> GenerationRequest:
+async def make(studio: Direct, request: GenerationRequest = REQUEST, **options: Any) -> GenerationRequest:
     async with studio.run(request, {}, **options) as (asked, clip):
         assert probe_mp4(clip.path).num_frames == request.num_frames
         return asked
