@@ -38,6 +38,10 @@ RESERVED_SHARE = 0.04
 PINNED = 1.1
 """What a weight takes in pinned memory, of what it has: torch rounds each tensor up to a power of two."""
 GB = 1e9
+Shape = tuple[int, int, int]
+"""Width, height and frames of a clip."""
+RELIEF = 0.75
+"""The share of what was too much that should not be."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,30 @@ class Placement:
     def tiled_at(self, width: int, height: int, num_frames: int) -> bool:
         """Whether pictures of this size (pixels) and length (frames) must be decoded in tiles to fit."""
         return self._is_tiled(typical_grid(width, height, num_frames))
+
+    def should_fit(self, shape: Shape, failed: Shape) -> bool:
+        """Whether a clip should fit where another did not.
+
+        What did not fit is more than there was room for, whatever was planned: of what it needs beyond the smallest
+        clip, one that should fit needs at most ``RELIEF``, and in all no more than there is.
+
+        Args:
+            shape: width, height and frames.
+            failed: the same of the one that did not fit.
+        """
+
+        def peak(of: Shape) -> int:
+            return replace(self, shape=typical_grid(*of)).peak_bytes
+
+        least = peak((64, 64, 1))
+        room = min(self.card.available_bytes, least + RELIEF * (peak(failed) - least))
+        return peak(shape) <= room
+
+    def fitting_frames(self, failed: Shape) -> int:
+        """The longest clip of the same size that should fit where this one did not; 0 if none does."""
+        width, height, num_frames = failed
+        shorter = range((num_frames - 2) // 8 * 8 + 1, 0, -8)
+        return next((frames for frames in shorter if self.should_fit((width, height, frames), failed)), 0)
 
     def describe(self) -> str:
         """What was decided and what it costs, for the log."""

@@ -95,8 +95,20 @@ class Runner:
         free_memory()
         raise OutOfMemory(
             f"the model ran out of memory at {request.width}x{request.height} with {request.num_frames} frames",
-            hint="ask for fewer frames or a smaller picture",
+            hint=self._what_fits(request),
         )
+
+    def _what_fits(self, request: GenerationRequest) -> str:
+        width, height, num_frames = failed = request.width, request.height, request.num_frames
+        halved = width // 64 * 32, height // 64 * 32
+        fits = []
+        if self.components.residency is not None:
+            placement = self.components.residency.placement
+            if frames := placement.fitting_frames(failed):
+                fits.append(f"{frames} frames at {width}x{height}")
+            if min(halved) >= 64 and placement.should_fit((*halved, num_frames), failed):
+                fits.append(f"{num_frames} frames at {halved[0]}x{halved[1]}")
+        return " or ".join(fits) + " should fit" if fits else "ask for fewer frames or a smaller picture"
 
     def _run(
         self,

@@ -1,6 +1,7 @@
 """The engine in this process: files, progress, cancelling, running out of memory."""
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -121,6 +122,12 @@ def test_running_out_of_memory_is_said_and_the_next_one_works(engine: LocalEngin
         assert caught.value.hint
         assert caught.value.__cause__ is None  # it would hold on to the tensors
         assert caught.value.__context__ is None
+    with pytest.raises(OutOfMemory) as caught:
+        engine.generate(make(width=512, height=512, num_frames=49), {}, exhaust, never)
+    hint = str(caught.value.hint)
+    said = re.fullmatch(r"(\d+) frames at 512x512 or 49 frames at 256x256 should fit", hint)
+    assert said, hint
+    assert int(said.group(1)) in range(1, 49, 8)
     clip = engine.generate(make(), {}, ignore, never)
     clip.path.unlink()
     assert files(engine) == []

@@ -264,3 +264,22 @@ def test_the_planned_clip_is_a_setting() -> None:
     for wrong in ("1280x704", "1280x704x0", "0x704x121", "1280 x 704 x 121", "axbxc"):
         with pytest.raises(ValueError, match="plan_for"):
             Settings(plan_for=wrong)
+
+
+@pytest.mark.parametrize("shape", [(1280, 704, 121), (1920, 1088, 241), (768, 512, 122)])
+def test_what_should_fit_needs_a_quarter_less_than_what_did_not(shape: tuple[int, int, int]) -> None:
+    card = Card("cuda", 24 * 10**9, 24 * 10**9, fp8_matmul=True, host_free_bytes=10**12)
+    placed = plan_placement(card, PARAMETERS["2.0"], "auto", "auto", typical_grid(768, 512, 121), ACTIVATIONS["2.0"])
+    width, height, asked = shape
+    frames = placed.fitting_frames(shape)
+
+    def peak(*shape: int) -> int:
+        return replace(placed, shape=typical_grid(*shape)).peak_bytes
+
+    most = min(0.75 * peak(*shape) + 0.25 * peak(64, 64, 1), card.available_bytes)
+    assert 0 < frames < asked
+    assert frames % 8 == 1
+    assert peak(width, height, frames) <= most
+    assert frames + 8 >= asked or peak(width, height, frames + 8) > most
+    assert placed.fitting_frames((width, height, 1)) == 0
+    assert placed.should_fit((width // 2, height // 2, asked), shape) == (peak(width // 2, height // 2, asked) <= most)
