@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench serve format clean
+.PHONY: setup demo test check bench soak serve format clean
 
 setup: $(VENV)/.complete
 
@@ -28,6 +28,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+soak: setup
+	$(BIN)/python -m bench.reliability
 
 serve: setup
 	$(BIN)/python server.py

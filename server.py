@@ -1,41 +1,78 @@
 """The HTTP server: ``python server.py --host 0.0.0.0 --port 8000``."""
 
 import argparse
+import asyncio
 import logging
 import sys
+from socket import socket as Socket  # noqa: N812
+from types import FrameType
 
 import uvicorn
 
 from ltx2.dialects.app import create_app
 from ltx2.errors import LTX2Error
-from ltx2.model.local import LocalEngine
-from ltx2.settings import load_settings
+from ltx2.settings import Settings, load_settings
+from ltx2.studio.process import ProcessEngine
 from ltx2.studio.studio import Studio
+
+ENGINES = {"local": "ltx2.model.local:LocalEngine", "fake": "ltx2.fake:FakeEngine"}
+"""What makes the clips, in a process of its own. This one never imports torch."""
+
+
+class Server(uvicorn.Server):
+    """Tells the studio at once when it is told to end, so that those who only watch leave."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio) -> None:
+        super().__init__(config)
+        self._studio = studio
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[Socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._studio.drain)
 
 
 def main() -> int:
     try:
         settings = load_settings()
+        options = _options(settings)
+        settings = settings.model_copy(update=vars(options))
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        config = uvicorn.Config(
+            "",
+            host=settings.host,
+            port=settings.port,
+            log_level=settings.log_level.lower(),
+            access_log=False,  # the application logs each request with its id
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        # first the port, then the model: a second server must not push the first one out of the GPU
+        listening = config.bind_socket()
+        studio = Studio(settings, ProcessEngine(settings, ENGINES[settings.engine]))
     except LTX2Error as error:
-        print(error.message, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201
         return 2
+    config.app = create_app(studio)
+    Server(config, studio).run(sockets=[listening])
+    return 0
+
+
+def _options(settings: Settings) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default=settings.host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings.port, help="port to listen on (default: %(default)s)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    app = create_app(Studio(settings, LocalEngine(settings)))
-    config = uvicorn.Config(
-        app,
-        host=arguments.host,
-        port=arguments.port,
-        log_level=settings.log_level.lower(),
-        access_log=False,  # the application logs each request with its id
-        timeout_graceful_shutdown=settings.shutdown_seconds,
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=settings.engine,
+        help="fake makes test cards in milliseconds, for those who write clients (default: %(default)s)",
     )
-    # first the port, then the model: a second server must not push the first one out of the GPU
-    uvicorn.Server(config).run(sockets=[config.bind_socket()])
-    return 0
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

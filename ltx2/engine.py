@@ -8,12 +8,14 @@ file. Frames and tensors never cross. Implementations: a model in this process
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ltx2.errors import Canceled
 from ltx2.request import GenerationRequest
 
 Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "muxing"]
@@ -122,6 +124,33 @@ class CancelFlag:
 
 OnProgress = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
+
+
+class Clock:
+    """Passes progress on, adds up the wall seconds of each phase, and ends a cancelled generation between them."""
+
+    def __init__(self, on_progress: OnProgress, cancelled: Cancelled) -> None:
+        self._on_progress = on_progress
+        self._cancelled = cancelled
+        self._seconds: dict[str, float] = {}
+        self._phase: Phase | None = None
+        self._since = time.perf_counter()
+
+    def report(self, phase: Phase, step: int = 0, steps: int = 0) -> None:
+        if self._cancelled():
+            raise Canceled("the generation was cancelled")
+        if phase != self._phase:
+            self.finish()
+            self._phase = phase
+        self._on_progress(Progress(phase, step, steps))
+
+    def finish(self) -> dict[str, float]:
+        """The seconds of all phases so far."""
+        now = time.perf_counter()
+        if self._phase is not None:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
+        self._since = now
+        return dict(self._seconds)
 
 
 class Engine(Protocol):

@@ -67,3 +67,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("server")) as running:
         wait_until_warm(running)
         yield running
+
+
+@pytest.fixture(scope="session")
+def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server that makes test cards, for all tests that do not need a model of their own."""
+    with running_server(tmp_path_factory.mktemp("fake"), engine="fake") as running:
+        wait_until_warm(running)
+        yield running

@@ -47,14 +47,16 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+def running_server(
+    folder: Path, settings: Mapping[str, str] | None = None, *, engine: str = "local"
+) -> Iterator[Server]:
     """Start ``server.py`` and wait until it answers; stop it at the end."""
     port = free_port()
     data_dir, log_file = folder / "data", folder / "server.log"
     started = time.monotonic()
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "server.py"), "--port", str(port)],
+            [sys.executable, str(ROOT / "server.py"), "--port", str(port), "--engine", engine],
             env=environment(data_dir, **(settings or {})),
             cwd=folder,
             stdout=log,

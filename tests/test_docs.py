@@ -40,8 +40,8 @@ def block(text: str, beginning: str) -> str:
     return str(found)
 
 
-def test_every_route_is_documented() -> None:
-    settings = Settings()
+def test_every_route_is_documented(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
     paths = create_app(Studio(settings, LocalEngine(settings))).openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     for document in (README, LLMS):

@@ -4,22 +4,24 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from ltx2 import __version__
-from ltx2.dialects import native
+from ltx2.dialects import events, kiapi, native, operations, tasks
 from ltx2.dialects.base import BodyLimit, RequestIds, from_http, request_id
+from ltx2.dialects.callers import Authorize
 from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import invalid
 from ltx2.studio.studio import Studio
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (native,)
-"""Each has ``router(studio)`` and ``render_error(error, request, status)``."""
+DIALECTS = (kiapi, tasks, native)
+"""Each has ``router(studio)``, ``owns(path)`` and ``render_error(error, request, status)``. The first that owns a path
+speaks there, also when nothing is found."""
 
 
 def create_app(studio: Studio) -> FastAPI:
@@ -27,10 +29,9 @@ def create_app(studio: Studio) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        studio.start()
+        await studio.start()
         yield
-        # in a thread: requests that were cancelled for the shutdown must run on to stop their generations
-        await anyio.to_thread.run_sync(studio.close)
+        await studio.close()
 
     app = FastAPI(
         title="LTX-2",
@@ -38,35 +39,47 @@ def create_app(studio: Studio) -> FastAPI:
         summary="Text, images and sound in, an MP4 with synchronised sound out.",
         lifespan=lifespan,
     )
-    for dialect in DIALECTS:
-        app.include_router(dialect.router(studio))
+    # the middleware checks; this puts a place for the key into the documentation
+    key = [Security(HTTPBearer(auto_error=False))] if studio.keys.wanted else []
+    for routes in (*DIALECTS, events):
+        app.include_router(routes.router(studio), dependencies=key)
+    app.include_router(operations.router(studio))
     app.add_middleware(BodyLimit, limit=studio.settings.max_body_bytes)
+    app.add_middleware(Authorize, keys=studio.keys, render=render_error)
     app.add_middleware(RequestIds)
     _render_errors(app)
     return app
 
 
+def render_error(error: LTX2Error, request: Request, status: int | None = None) -> Response:
+    """An error in the shape of the dialect that speaks at the request's path."""
+    dialect = next(dialect for dialect in DIALECTS if dialect.owns(request.url.path))
+    answer: Response = dialect.render_error(error, request, status)
+    return answer
+
+
 def _render_errors(app: FastAPI) -> None:
     @app.exception_handler(LTX2Error)
     async def known(request: Request, error: LTX2Error) -> Response:
-        return native.render_error(error, request)
+        return render_error(error, request)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_body(request: Request, error: RequestValidationError) -> Response:
         first = dict(error.errors()[0])
         # the framework puts "body" in front of the field, and for broken JSON a position behind it
         first["loc"] = () if first["type"] == "json_invalid" else tuple(first["loc"])[1:]
-        return native.render_error(invalid(first), request)
+        return render_error(invalid(first), request)
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
         status = None if error.status_code == 400 else error.status_code
-        return native.render_error(from_http(error), request, status)
+        return render_error(from_http(error), request, status)
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, _error: Exception) -> Response:
         # uvicorn logs the traceback; this answer does not pass the middleware that logs and adds the id
-        answer = native.render_error(Internal("the server failed; its log says why"), request)
-        answer.headers["X-Request-Id"] = request_id(request)
-        log.error("%s %s %s: %d", request_id(request), request.method, request.url.path, answer.status_code)
+        answer = render_error(Internal("the server failed; its log says why"), request)
+        identity = request_id(request)
+        answer.headers["X-Request-Id"] = identity
+        log.error("request=%s method=%s path=%s status=%d", identity, request.method, request.url.path, 500)
         return answer

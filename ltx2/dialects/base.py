@@ -1,13 +1,11 @@
-"""What all dialects share: statuses, request ids, the limit on bodies, callers who leave."""
+"""What all dialects share: statuses, request ids, the limit on bodies."""
 
-import asyncio
-import contextlib
 import json
 import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -21,8 +19,6 @@ from ltx2.errors import BodyTooLarge, InvalidRequest, LTX2Error, NotFound
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 STATUS: Mapping[str, int] = {
     "invalid_request": 422,
     "unsupported_media": 422,
@@ -31,12 +27,16 @@ STATUS: Mapping[str, int] = {
     "audio_too_long": 422,
     "url_not_allowed": 422,
     "body_too_large": 413,
+    "unauthorized": 401,
     "not_found": 404,
+    "conflict": 409,
     "canceled": 409,
     "queue_full": 429,
     "internal": 500,
+    "worker_crashed": 500,
     "not_ready": 503,
     "out_of_memory": 503,
+    "timeout": 504,
     "storage_full": 507,
 }
 """The HTTP status of each error code. Some dialects deviate, and say so in their own file."""
@@ -71,6 +71,8 @@ def error_headers(error: LTX2Error) -> dict[str, str]:
     """The headers that go with an error in any dialect."""
     if error.code == "queue_full":
         return {"Retry-After": str(RETRY_SECONDS)}
+    if error.code == "unauthorized":
+        return {"WWW-Authenticate": "Bearer"}
     # what is left of a body that is too large would be taken for the next request
     return {"Connection": "close"} if error.code == "body_too_large" else {}
 
@@ -83,7 +85,7 @@ def from_http(error: HTTPException) -> LTX2Error:
         return BodyTooLarge(str(error.detail))
     if error.status_code == 405:
         return InvalidRequest("this path does not answer that method", hint="GET /docs lists all paths")
-    return InvalidRequest("the body could not be read as JSON")
+    return InvalidRequest("the body could not be read")
 
 
 def request_id(request: Request) -> str:
@@ -116,33 +118,13 @@ class JsonRoute(APIRoute):
         return handle
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Await the work, but cancel it when the caller disconnects.
-
-    Args:
-        request: its body must have been read.
-        work: what to do. It has ended, in whatever way, when this returns.
-
-    Returns:
-        What the work returned; None when the caller has gone.
-    """
-    task = asyncio.create_task(work)
-    watch = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return None
-    finally:
-        watch.cancel()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, LTX2Error):
-            await task
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody reads the answer to a caller who has gone; logs do."""
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def gone() -> Response:
+    """The answer to a caller who has gone."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 class RequestIds:
@@ -167,7 +149,7 @@ class RequestIds:
                 usual = scope["method"] in ("GET", "HEAD") and message["status"] < 400
                 level = logging.DEBUG if usual else logging.INFO
                 what = (identity, scope["method"], scope["path"], message["status"], seconds)
-                log.log(level, "%s %s %s: %d in %.2f s", *what)
+                log.log(level, "request=%s method=%s path=%s status=%d seconds=%.3f", *what)
             await send(message)
 
         await self.app(scope, receive, send_with_id)

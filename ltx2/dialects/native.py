@@ -1,14 +1,13 @@
 """The native dialect: one synchronous ``POST /generate`` that answers with the video itself."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pybase64
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from ltx2 import __version__
 from ltx2.dialects.base import (
@@ -17,16 +16,32 @@ from ltx2.dialects.base import (
     ErrorResponse,
     JsonRoute,
     error_headers,
+    gone,
     json_response,
     request_id,
-    unless_gone,
 )
-from ltx2.errors import LTX2Error, NotReady
+from ltx2.dialects.callers import order_of, result_for
+from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
+from ltx2.studio.job import Job
 from ltx2.studio.studio import Studio
 
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads the answer to a caller who has gone; logs do."""
+NAME = "native"
+
+
+class Index(BaseModel):
+    """What this server is and how to call it."""
+
+    name: str
+    version: str
+    model: str
+    endpoints: dict[str, str]
+    defaults: dict[str, Any]
+
+
+def owns(_path: str) -> bool:
+    """Whatever no other dialect has."""
+    return True
 
 
 def router(studio: Studio) -> APIRouter:
@@ -39,54 +54,30 @@ def router(studio: Studio) -> APIRouter:
 
     @routes.post("/generate", summary="Generate a video", response_model=GenerateResponse, responses=errors)
     async def generate(body: GenerateBody, request: Request) -> Response:
-        async def answer() -> Response:
-            async with studio.run(*to_request(body)) as (asked, clip):
-                return await anyio.to_thread.run_sync(_answer, clip.path, view(asked, clip))
-
-        try:
-            answered = await unless_gone(request, answer())
-        except asyncio.CancelledError:
-            # the server cancels what is not finished LTX2_SHUTDOWN_SECONDS after it was told to end
-            raise NotReady("the server is being shut down", hint="send the request again") from None
-        return answered or Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    @routes.head("/health", include_in_schema=False)
-    @routes.get("/health", summary="Is the server up, and is the model loaded?", response_model=None)
-    async def health() -> Response:
-        status = studio.status
-        return json_response(
-            {
-                "status": "healthy",
-                "warm": bool(status.loaded),
-                "queue_len": studio.queue_len,
-                "memory": {
-                    "loaded": list(status.loaded),
-                    "resident_gb": status.resident_gb,
-                    "budget_gb": status.budget_gb,
-                },
-            }
-        )
+        making = studio.submit(*to_request(body), order_of(request, NAME))
+        job = await result_for(request, studio, making)
+        return gone() if job is None else await studio.on_disk(_answer, studio, job)
 
     @routes.head("/", include_in_schema=False)
-    @routes.get("/", summary="What this server is and how to call it", response_model=None)
-    async def index() -> Response:
+    @routes.get("/", summary="What this server is and how to call it")
+    async def index() -> Index:
         fields = GenerateBody.model_fields
-        return json_response(
-            {
-                "name": "LTX-2 video generation",
-                "version": __version__,
-                "model": studio.settings.model_name,
-                "endpoints": {
-                    "POST /generate": "prompt, images and sound in, an MP4 with sound out",
-                    "GET /health": "is the server up, and is the model loaded?",
-                    "GET /docs": "every field, to try out",
-                },
-                "defaults": {
-                    name: field.get_default(call_default_factory=True)
-                    for name, field in fields.items()
-                    if isinstance(field.default, (int, float, str, bool))
-                },
-            }
+        return Index(
+            name="LTX-2 video generation",
+            version=__version__,
+            model=studio.settings.model_name,
+            endpoints={
+                "POST /generate": "prompt, images and sound in, an MP4 with sound out",
+                "POST /v1/video/ltx2/generate": "the same as a job, in the kiapi dialect",
+                "POST /v1/video/async_t2v": "the same as a task",
+                "GET /health": "is the server up, and is the model loaded?",
+                "GET /docs": "every route and field, to try out",
+            },
+            defaults={
+                name: field.get_default(call_default_factory=True)
+                for name, field in fields.items()
+                if isinstance(field.default, (int, float, str, bool))
+            },
         )
 
     return routes
@@ -105,9 +96,17 @@ def render_error(error: LTX2Error, request: Request, status: int | None = None) 
     return json_response(content, status or STATUS[error.code], error_headers(error))
 
 
-def _answer(path: Path, facts: Mapping[str, Any]) -> Response:
+def _answer(studio: Studio, job: Job) -> Response:
+    """The response of a job that succeeded."""
+    if job.result is None or job.file_id is None:
+        raise Internal("the job has no result")
+    with studio.files.local(job.file_id, job.order.owner) as (_, path):
+        return _with_video(path, view(job.request, job.result), {"X-Job-Id": job.id})
+
+
+def _with_video(path: Path, facts: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """The response with the file inside, joined from bytes: a JSON encoder would copy megabytes twice."""
     video = pybase64.b64encode(path.read_bytes())
     rest = json.dumps(facts, allow_nan=False).encode()
     body = b"".join((b'{"video":"data:video/mp4;base64,', video, b'",', rest[1:]))
-    return Response(body, media_type="application/json")
+    return Response(body, headers=headers, media_type="application/json")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ltx2.engine import CancelFlag, Cancelled, Clip, EngineStatus, OnProgress, Phase, Progress
-from ltx2.errors import Canceled, NotReady
+from ltx2.engine import CancelFlag, Clip, Clock, EngineStatus, OnProgress
+from ltx2.errors import NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -84,7 +84,7 @@ class LocalEngine:
         on_progress: OnProgress,
         cancelled: CancelFlag,
     ) -> Clip:
-        clock = _Clock(on_progress, cancelled)
+        clock = Clock(on_progress, cancelled)
         clock.report("loading")
         runner = self._load()
         target = self._work_dir() / f"{uuid.uuid4().hex}.mp4"
@@ -103,30 +103,3 @@ class LocalEngine:
             warnings=made.warnings,
             seconds=clock.finish(),
         )
-
-
-class _Clock:
-    """Passes progress on, adds up the wall seconds of each phase, and ends a cancelled generation between them."""
-
-    def __init__(self, on_progress: OnProgress, cancelled: Cancelled) -> None:
-        self._on_progress = on_progress
-        self._cancelled = cancelled
-        self._seconds: dict[str, float] = {}
-        self._phase: Phase | None = None
-        self._since = time.perf_counter()
-
-    def report(self, phase: Phase, step: int = 0, steps: int = 0) -> None:
-        if self._cancelled():
-            raise Canceled("the generation was cancelled")
-        if phase != self._phase:
-            self.finish()
-            self._phase = phase
-        self._on_progress(Progress(phase, step, steps))
-
-    def finish(self) -> dict[str, float]:
-        """The seconds of all phases so far."""
-        now = time.perf_counter()
-        if self._phase is not None:
-            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
-        self._since = now
-        return dict(self._seconds)

@@ -1,89 +1,15 @@
-"""Callers who leave, bodies that are too large, and errors of the framework, without a server."""
+"""Bodies that are too large, and errors of the framework, without a server."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from ltx2.dialects.base import STATUS, BodyLimit, from_http, unless_gone
-from ltx2.errors import InvalidRequest, LTX2Error
-
-
-class Caller:
-    """Someone connected to the server."""
-
-    def __init__(self) -> None:
-        self.gone = asyncio.Event()
-        self.request = Request({"type": "http", "headers": []}, self.receive)
-
-    async def receive(self) -> Message:
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-
-def test_work_is_answered_while_the_caller_stays() -> None:
-    async def run() -> None:
-        async def work() -> str:
-            await asyncio.sleep(0.01)
-            return "done"
-
-        assert await unless_gone(Caller().request, work()) == "done"
-
-    asyncio.run(run())
-
-
-def test_work_has_ended_when_a_caller_who_left_is_noticed() -> None:
-    async def run() -> None:
-        caller, ended = Caller(), []
-
-        async def work() -> str:
-            caller.gone.set()
-            try:
-                await asyncio.sleep(60)
-            finally:
-                await asyncio.sleep(0.05)  # cleaning up takes a while
-                ended.append(True)
-            return "never"
-
-        assert await unless_gone(caller.request, work()) is None
-        assert ended == [True]
-
-    asyncio.run(run())
-
-
-def test_errors_of_the_work_come_through() -> None:
-    async def run() -> None:
-        async def work() -> str:
-            raise InvalidRequest("wrong", field="prompt")
-
-        with pytest.raises(InvalidRequest):
-            await unless_gone(Caller().request, work())
-
-    asyncio.run(run())
-
-
-def test_a_cancelled_server_task_ends_the_work_too() -> None:
-    async def run() -> None:
-        ended = []
-
-        async def work() -> None:
-            try:
-                await asyncio.sleep(60)
-            finally:
-                ended.append(True)
-
-        task = asyncio.create_task(unless_gone(Caller().request, work()))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended == [True]
-
-    asyncio.run(run())
+from ltx2.dialects.base import STATUS, BodyLimit, from_http
+from ltx2.errors import LTX2Error
 
 
 async def read_all(_scope: Scope, receive: Receive, _send: Send) -> None:

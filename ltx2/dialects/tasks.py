@@ -1,0 +1,305 @@
+"""The tasks dialect: a clip is a task to be polled, and its MP4 lies at a link that can be passed on."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
+from ltx2.dialects.callers import order_of, owner_of, result_for
+from ltx2.dialects.sending import file_answer
+from ltx2.errors import InvalidRequest, LTX2Error, NotFound, StorageFull
+from ltx2.payload import Sources, invalid
+from ltx2.request import (
+    Fps,
+    GenerationRequest,
+    Guidance,
+    Keyframe,
+    NegativePrompt,
+    NumFrames,
+    Prompt,
+    Scale,
+    Seed,
+    Steps,
+    Strict,
+)
+from ltx2.studio.job import Job, Order
+from ltx2.studio.studio import Studio
+
+NAME = "tasks"
+MOST_FILES, MOST_FIELDS = 4, 50
+"""Parts of one form. What is unknown is ignored, but not a hundred thousand of it."""
+
+_BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), "/outputs/")
+_JOB = re.compile(r"job_[0-9a-f]{32}")
+_OUTPUT = re.compile(r"ltx2_(job_[0-9a-f]{32})\.mp4")
+_TEXTS = frozenset({"prompt", "negative_prompt"})
+
+Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
+Responses = dict[int | str, dict[str, Any]]
+
+
+class TextToVideo(Strict):
+    """What a clip is made from. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: Prompt = Field(description="what is seen and heard")
+    height: Side = Field(512, description="pixels, a multiple of 64")
+    width: Side = Field(768, description="pixels, a multiple of 64")
+    num_frames: NumFrames = Field(121, description="length in frames")
+    frame_rate: Fps = Field(25.0, description="frames a second")
+    num_inference_steps: Steps | None = Field(None, description="denoising steps; the model's recipe when absent")
+    seed: Seed = Field(42, description="the same seed makes the same clip")
+    cfg_scale_video: Scale | None = Field(None, description="picture towards the prompt; the recipe when absent")
+    stg_scale_video: Scale | None = Field(None, description="spatio-temporal guidance; the recipe when absent")
+    cfg_scale_audio: Scale | None = Field(None, description="sound towards the prompt; the recipe when absent")
+    modality_scale: Scale | None = Field(None, description="picture and sound towards each other; so too")
+    negative_prompt: NegativePrompt | None = Field(None, description="ours: what to avoid; needs guidance")
+    webhook_url: str | None = Field(None, description="ours: is told when the task has ended")
+    upload_url: str | None = Field(None, description="ours: the finished clip is PUT there")
+
+
+class ImageToVideo(TextToVideo):
+    """The same with an image, as a form: numbers are sent as texts."""
+
+    model_config = ConfigDict(strict=False)
+
+    image: bytes = Field(description="PNG, JPEG or WebP of the first frame")
+
+
+class TaskError(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    detail: str = Field(description="what is wrong; the field at fault comes first")
+
+
+class TaskQueued(BaseModel):
+    """A task that was accepted."""
+
+    task_id: str
+    status: Literal["processing"] = "processing"
+    message: str
+
+
+class TaskProcessing(BaseModel):
+    """A task that waits or runs."""
+
+    status: Literal["processing"] = "processing"
+
+
+class TaskCompleted(BaseModel):
+    """A task whose clip is finished."""
+
+    status: Literal["completed"] = "completed"
+    url: str = Field(description="where the MP4 is; where API keys are wanted, it works without one for a while")
+    fake: Literal[True] | None = Field(None, exclude_if=lambda fake: not fake, description="ours: a test card")
+
+
+class TaskFailed(BaseModel):
+    """A task that will have no clip."""
+
+    status: Literal["failed"] = "failed"
+    error: str
+    fake: Literal[True] | None = Field(None, exclude_if=lambda fake: not fake, description="ours: no model was asked")
+
+
+class VideoDone(TaskCompleted):
+    """What those get who waited."""
+
+    task_id: str
+
+
+def owns(path: str) -> bool:
+    """Whether errors at this path are told in this dialect."""
+    return f"{path}/".startswith(_BELOW)
+
+
+def router(studio: Studio) -> APIRouter:
+    """The routes of this dialect."""
+    routes = APIRouter(tags=[NAME], route_class=JsonRoute)
+    _making(routes, studio)
+    _asking(routes, studio)
+    return routes
+
+
+def _errors(*statuses: int) -> Responses:
+    return {status: {"model": TaskError} for status in (401, *statuses, 500)}
+
+
+def _making(routes: APIRouter, studio: Studio) -> None:
+    refused = (409, 413, 422, 429, 503, 507)
+    schema = ImageToVideo.model_json_schema()
+    form = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+    async def queued(body: TextToVideo, request: Request) -> Response:
+        job = await studio.submit(*to_request(body), _order(body, request))
+        message = f"Task queued. Poll GET /v1/video/tasks/{job.id}"
+        return json_response(TaskQueued(task_id=job.id, message=message).model_dump())
+
+    async def waited(body: TextToVideo, request: Request) -> Response:
+        making = studio.submit(*to_request(body), _order(body, request))
+        job = await result_for(request, studio, making)
+        return gone() if job is None else json_response({"task_id": job.id, **view(job, _url(job, request, studio))})
+
+    @routes.post("/v1/video/async_t2v", response_model=TaskQueued, responses=_errors(*refused))
+    async def async_t2v(body: TextToVideo, request: Request) -> Response:
+        """Make a clip from text. Answers at once, with the id of a task to ask for."""
+        return await queued(body, request)
+
+    @routes.post("/v1/video/async_i2v", response_model=TaskQueued, responses=_errors(*refused), openapi_extra=form)
+    async def async_i2v(request: Request) -> Response:
+        """Make a clip that begins with an image. Answers at once, with the id of a task to ask for."""
+        return await queued(await read_form(request), request)
+
+    @routes.post("/v1/video/t2v", response_model=VideoDone, responses=_errors(*refused, 504))
+    async def t2v(body: TextToVideo, request: Request) -> Response:
+        """Make a clip from text, and answer when it is finished. After 504 the task runs on."""
+        return await waited(body, request)
+
+    @routes.post("/v1/video/i2v", response_model=VideoDone, responses=_errors(*refused, 504), openapi_extra=form)
+    async def i2v(request: Request) -> Response:
+        """Make a clip that begins with an image, and answer when it is finished. After 504 the task runs on."""
+        return await waited(await read_form(request), request)
+
+
+def _asking(routes: APIRouter, studio: Studio) -> None:
+    states = TaskProcessing | TaskCompleted | TaskFailed
+    clip: Responses = {
+        200: {"description": "The MP4", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}},
+        206: {"description": "A range of it"},
+        416: {"description": "It has no such range"},
+    }
+
+    @routes.get("/v1/video/tasks/{task_id}", response_model=states, responses=_errors(404, 422))
+    async def task(task_id: str, request: Request) -> Response:
+        """What became of a task. It may have come in by any dialect."""
+        if not _JOB.fullmatch(task_id):
+            raise NotFound("there is no such task")
+        job = await studio.job(task_id, owner_of(request))
+        return json_response(view(job, _url(job, request, studio)))
+
+    @routes.head("/outputs/{filename}", include_in_schema=False)
+    @routes.get("/outputs/{filename}", response_class=Response, responses={**clip, **_errors(404, 422)})
+    async def output(filename: str, request: Request, token: Annotated[str | None, Query()] = None) -> Response:
+        """The MP4 of a task, all or a range. The token of a task's link stands for an API key."""
+        named = _OUTPUT.fullmatch(filename)
+        if not named:
+            raise NotFound("there is no such clip")
+        owner = owner_of(request) if token is None else studio.keys.opened(filename, token)
+        job = await studio.job(named[1], owner)
+        if job.file_id is None:
+            raise NotFound("this clip is not finished")
+        return await file_answer(studio, job.file_id, owner, name=filename)
+
+
+async def read_form(request: Request) -> ImageToVideo:
+    """The fields and the image of a form.
+
+    Raises:
+        InvalidRequest: it is no form, or a field is wrong.
+        StorageFull: a large image found no room on the way.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise InvalidRequest("the body must be a form, sent as Content-Type: multipart/form-data")
+    try:
+        form = await request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS)
+    except HTTPException as error:
+        # the body limit speaks for itself
+        if error.status_code != 400:
+            raise
+        raise InvalidRequest(f"the form could not be read: {error.detail}") from None
+    except ClientDisconnect:
+        raise InvalidRequest("the form ended in the middle") from None
+    except ValueError:
+        # the charset that a form claims may be none for texts
+        raise InvalidRequest("the form could not be read") from None
+    except OSError as error:
+        raise StorageFull(f"there is no room for the form: {error.strerror}", hint="try again later") from None
+    try:
+        return ImageToVideo.model_validate(await _fields(form))
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_input=False)[0]) from None
+    finally:
+        await form.close()
+
+
+async def _fields(form: FormData) -> Mapping[str, str | bytes]:
+    """The known fields of a form. Those left empty are as good as absent, as in forms on web pages."""
+    given: dict[str, str | bytes] = {}
+    for name, value in form.multi_items():
+        if name not in ImageToVideo.model_fields or (value == "" and name not in _TEXTS):
+            continue
+        if name in given:
+            raise InvalidRequest("was sent more than once", field=name)
+        if name == "image" and isinstance(value, str):
+            raise InvalidRequest("must be sent as a file", field=name)
+        given[name] = await value.read() if isinstance(value, UploadFile) else value
+    return given
+
+
+def to_request(body: TextToVideo) -> tuple[GenerationRequest, Sources]:
+    """The request a checked body stands for, and the sources of the media it names."""
+    sources: Sources = {"image": body.image} if isinstance(body, ImageToVideo) else {}
+    request = GenerationRequest(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        width=body.width,
+        height=body.height,
+        num_frames=body.num_frames,
+        fps=body.frame_rate,
+        guidance=Guidance(
+            video_cfg=body.cfg_scale_video,
+            audio_cfg=body.cfg_scale_audio,
+            video_stg=body.stg_scale_video,
+            video_modality=body.modality_scale,
+            audio_modality=body.modality_scale,
+        ),
+        num_inference_steps=body.num_inference_steps,
+        seed=body.seed,
+        keyframes=tuple(Keyframe(image=name, frame="first") for name in sources),
+    )
+    return request, sources
+
+
+def view(job: Job, url: str) -> dict[str, Any]:
+    """A job in this dialect, whichever it came in by.
+
+    Args:
+        job: what is asked for.
+        url: where its clip is when it is finished.
+    """
+    fake = True if job.fake else None
+    answer: BaseModel
+    match job.state:
+        case "succeeded":
+            answer = TaskCompleted(url=url, fake=fake)
+        case "failed":
+            answer = TaskFailed(error=str(job.failure), fake=fake)
+        case "canceled":
+            answer = TaskFailed(error="the task was canceled", fake=fake)
+        case _:
+            answer = TaskProcessing()
+    return answer.model_dump()
+
+
+def render_error(error: LTX2Error, _request: Request, status: int | None = None) -> Response:
+    """An error in this dialect's shape: one text."""
+    return json_response({"detail": str(error)}, status or STATUS[error.code], error_headers(error))
+
+
+def _order(body: TextToVideo, request: Request) -> Order:
+    return order_of(request, NAME, webhook_url=body.webhook_url, upload_url=body.upload_url)
+
+
+def _url(job: Job, request: Request, studio: Studio) -> str:
+    """Where callers find the clip of a job."""
+    name = f"ltx2_{job.id}.mp4"
+    base = (studio.settings.public_url or str(request.base_url)).rstrip("/")
+    token = f"?token={studio.keys.sign(name, job.order.owner)}" if studio.keys.wanted else ""
+    return f"{base}/outputs/{name}{token}"

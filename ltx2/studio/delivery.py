@@ -1,0 +1,151 @@
+"""What goes out when a job has ended: signed webhooks, and clips to where the caller wants them.
+
+Each delivery is a row that survives restarts and keeps its id, so that a receiver can tell a repetition.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from standardwebhooks import Webhook
+
+from ltx2.errors import LTX2Error, NotFound
+from ltx2.media.fetch import Unreachable, send
+from ltx2.payload import view
+from ltx2.settings import Settings
+from ltx2.studio.database import Database, deliveries, jobs
+from ltx2.studio.files import Files
+from ltx2.studio.job import Job
+from ltx2.studio.keys import webhook_secret
+from ltx2.studio.store import job_of
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES = 8
+"""With the default first wait of 5 seconds, the last try is eight hours after the first."""
+GROWTH = 4
+WEBHOOK_SECONDS = 20.0
+UPLOAD_SECONDS = 600.0
+AT_ONCE = 8
+NEVER_AGAIN = 410
+"""The status by which a receiver says that it is gone for good."""
+
+
+def event(job: Job) -> dict[str, Any]:
+    """What a webhook says of a job that is over. No media, no secrets."""
+    data: dict[str, Any] = {"id": job.id, "status": job.state, "created_at": job.created_at}
+    if job.result is not None:
+        data |= {"file_id": job.file_id, "video_bytes": job.file_size, "result": view(job.request, job.result)}
+    if job.failure is not None:
+        failure = job.failure
+        data["error"] = {
+            "code": failure.code,
+            "message": failure.message,
+            "field": failure.field,
+            "hint": failure.hint,
+        }
+    ended = datetime.fromtimestamp(job.finished_at or job.created_at, UTC)
+    return {"type": f"job.{job.state}", "timestamp": ended.isoformat(), "data": data}
+
+
+class Outbox:
+    """Delivers what jobs have left to be delivered. Belongs to the event loop."""
+
+    def __init__(self, settings: Settings, database: Database, files: Files) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        self._signer = Webhook(webhook_secret(settings))
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something new."""
+        self._wake.set()
+
+    async def deliver(self) -> None:
+        """Deliver for ever."""
+        while True:
+            self._wake.clear()
+            try:
+                due, pause = await asyncio.to_thread(self._due)
+                if due:
+                    await asyncio.gather(*(self._try(row) for row in due))
+                    continue
+            except (LTX2Error, SQLAlchemyError) as error:
+                log.warning("deliveries wait for the database (%s)", type(error).__name__)
+                pause = self._settings.webhook_retry_seconds
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _due(self) -> tuple[list[Row[Any]], float | None]:
+        """What is to be delivered now; and in how many seconds there will be more, if nothing is."""
+        now = time.time()
+        waiting = select(deliveries).where(deliveries.c.state == "waiting").order_by(deliveries.c.next_at)
+        with self._database.read() as connection:
+            rows = list(connection.execute(waiting.limit(AT_ONCE)))
+        due = [row for row in rows if row.next_at <= now]
+        return due, rows[0].next_at - now if rows and not due else None
+
+    async def _try(self, delivery: Row[Any]) -> None:
+        try:
+            job = await asyncio.to_thread(self._job, delivery.job_id)
+            deliver = self._webhook if delivery.kind == "webhook" else self._upload
+            status = await deliver(delivery, job)
+            outcome, is_done, is_hopeless = str(status), 200 <= status < 300, status == NEVER_AGAIN
+        except NotFound:
+            outcome, is_done, is_hopeless = "nothing left to deliver", False, True
+        except (Unreachable, LTX2Error) as error:
+            outcome, is_done, is_hopeless = str(error), False, False
+        tries = delivery.tries + 1
+        values: dict[str, Any] = {"tries": tries}
+        if is_done or is_hopeless or tries >= MOST_TRIES:
+            values |= {"state": "done" if is_done else "failed", "url": None}
+        else:
+            values["next_at"] = time.time() + self._settings.webhook_retry_seconds * GROWTH ** (tries - 1)
+        level = logging.INFO if is_done else logging.WARNING
+        what = (delivery.kind, delivery.id, delivery.job_id, tries, outcome)
+        log.log(level, "%s id=%s job=%s try=%d: %s", *what)
+        await asyncio.to_thread(self._update, delivery.id, values)
+
+    def _job(self, job_id: str) -> Job:
+        with self._database.read() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound("there is no such job")
+        return job_of(row)
+
+    def _update(self, delivery_id: str, values: dict[str, Any]) -> None:
+        with self._database.write() as connection:
+            connection.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(values))
+
+    async def _webhook(self, delivery: Row[Any], job: Job) -> int:
+        body = json.dumps(event(job), allow_nan=False)
+        now = datetime.now(UTC)
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._signer.sign(delivery.id, now, body),
+        }
+        allow = self._settings.allowed_targets
+        return await send("POST", delivery.url, body.encode(), headers, allow=allow, seconds=WEBHOOK_SECONDS)
+
+    async def _upload(self, delivery: Row[Any], job: Job) -> int:
+        if job.file_id is None:
+            raise NotFound("there is no file")
+        with ExitStack() as stack:
+            # a remote store downloads the file first
+            local = self._files.local(job.file_id, job.order.owner)
+            record, path = await asyncio.to_thread(stack.enter_context, local)
+            headers = {"Content-Type": record.content_type}
+            allow = self._settings.allowed_targets
+            return await send("PUT", delivery.url, path, headers, allow=allow, seconds=UPLOAD_SECONDS)

@@ -1,0 +1,53 @@
+"""A job while it waits and runs: its latest state, told to everybody who watches."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+from ltx2.engine import CancelFlag, Progress
+from ltx2.studio.job import Job
+
+
+class Live:
+    """Belongs to the event loop; only the flag may be touched from elsewhere."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.flag = CancelFlag()
+        self.changed = asyncio.Event()
+        """Set when there is another state; then there is another event."""
+        self.callers = 0
+        """Those who wait for the result in one request."""
+        self.is_forgotten = False
+        self._mark: tuple[float, float] | None = None
+
+    def publish(self, job: Job) -> None:
+        """Tell everybody. Who is slow misses what is overtaken."""
+        self.job = job
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def progress(self, progress: Progress) -> None:
+        """Tell everybody how far the generation is."""
+        if self.job.state != "running":
+            return
+        self.publish(replace(self.job, progress=progress))
+        if progress.phase in ("loading", "encoding"):
+            self._mark = None
+        elif self._mark is None:
+            self._mark = (time.monotonic(), self.job.fraction)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate, by the speed since denoising began; None before that."""
+        if self._mark is None or self.job.state != "running":
+            return None
+        since, done = self._mark
+        advanced = self.job.fraction - done
+        return (time.monotonic() - since) * (1 - self.job.fraction) / advanced if advanced > 0 else None
+
+    async def ended(self) -> Job:
+        """The job when it is over."""
+        while not self.job.is_over:
+            await self.changed.wait()
+        return self.job

@@ -1,0 +1,351 @@
+"""The one place every dialect brings its requests to, and where the life of each is decided."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ltx2.engine import Engine, EngineStatus
+from ltx2.errors import Canceled, LTX2Error, NotReady, QueueFull, TimedOut
+from ltx2.media.fetch import check_target
+from ltx2.media.sources import file_id_of
+from ltx2.payload import Sources
+from ltx2.request import GenerationRequest
+from ltx2.settings import Settings
+from ltx2.studio.database import Database, lock_folder
+from ltx2.studio.delivery import Outbox
+from ltx2.studio.files import Files
+from ltx2.studio.intake import take_in
+from ltx2.studio.job import Job, Order, new_id, outline
+from ltx2.studio.keys import Keys
+from ltx2.studio.live import Live
+from ltx2.studio.metrics import Metrics
+from ltx2.studio.storage import open_storage
+from ltx2.studio.store import Store, fingerprint
+from ltx2.studio.turns import Turns
+from ltx2.studio.worker import JobWorker
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SEED_BITS = 32
+"""Random seeds stay small enough to be read aloud, and exact in JavaScript."""
+SWEEP_SECONDS = 60
+
+
+class Studio:
+    """Takes requests, writes them down, runs them one at a time and remembers what became of them.
+
+    All methods belong to one event loop.
+
+    Args:
+        settings: limits and places.
+        engine: makes the clips; only ever called from one thread, but for ``status`` and ``close``.
+
+    Raises:
+        NotReady: the data folder cannot be used, or another server uses it.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self._lock = lock_folder(settings)
+        self.keys = Keys(settings)
+        self._database = Database(settings)
+        self.files = Files(self._database, open_storage(settings), settings)
+        self.metrics = Metrics(engine.status, lambda: self.queue_len, lambda: self._worker.is_busy)
+        self._engine = engine
+        self._store = Store(self._database)
+        self._outbox = Outbox(settings, self._database, self.files)
+        # decoding what was sent must not wait for the model, nor take all cores from it
+        self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
+        self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="disk")
+        self._worker = JobWorker(engine, self._store, self.files, self._disk)
+        self._turns = Turns()
+        self._live: dict[str, Live] = {}
+        self._taking_in = 0
+        self._wake = asyncio.Event()
+        self._is_draining = False
+        self._is_closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._spawned: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Take up what a server before this one left, and begin to load the model."""
+        for job in await self.on_disk(self._store.recover, time.time()):
+            self._accept(job)
+        await self.on_disk(self.files.remove_orphans)
+        if self.settings.residency == "resident":
+            self._worker.load()
+        self._tasks = [asyncio.create_task(work()) for work in (self._dispatch, self._sweep, self._outbox.deliver)]
+
+    def drain(self) -> None:
+        """Accept nothing more, and let those go who only watch. What was accepted goes on."""
+        self._is_draining = True
+        for live in self._live.values():
+            live.publish(live.job)
+
+    async def close(self) -> None:
+        """Wait for the generation in hand, but not for long, and end. The next server takes up what has not ended."""
+        self.drain()
+        self._is_closing = True
+        self._wake.set()
+        if self._tasks:
+            dispatch, *others = self._tasks
+            for task in others:
+                task.cancel()
+            await asyncio.wait([dispatch], timeout=self.settings.shutdown_seconds)
+        self._worker.is_closing = True
+        await asyncio.to_thread(self._engine.close)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._worker.close()
+        self._intake.shutdown(wait=True, cancel_futures=True)
+        self._disk.shutdown(wait=True)
+        self._database.close()
+        self._lock.release()
+
+    @property
+    def status(self) -> EngineStatus:
+        return self._engine.status()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a job could start."""
+        return not self._is_draining and self.status.ready
+
+    @property
+    def queue_len(self) -> int:
+        """Requests that were accepted and are not being generated yet."""
+        return len(self._turns) + self._taking_in
+
+    @property
+    def running(self) -> int:
+        """Generations in hand."""
+        return int(self._worker.is_busy)
+
+    async def on_disk(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do something with files or the database in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+
+    async def submit(self, request: GenerationRequest, sources: Sources, order: Order) -> Job:
+        """Accept a request: check it, keep its media, write it down. From then on it is not lost.
+
+        Args:
+            request: checked against no limits yet.
+            sources: where the media it names come from. They are kept as files of the order's owner.
+            order: who asks, and what is to be done around the generation.
+
+        Returns:
+            The job; or the one made with the same idempotency key before.
+
+        Raises:
+            LTX2Error: it is not accepted, and nothing of it is kept.
+        """
+        if self._is_draining:
+            raise NotReady("the server is being shut down", hint="send the request again")
+        mark = await asyncio.get_running_loop().run_in_executor(self._intake, fingerprint, request, sources, order)
+        if order.idempotency_key is not None:
+            earlier = await self.on_disk(self._store.earlier, order, mark)
+            if earlier is not None:
+                return await self.job(earlier.id, order.owner)
+        if self.queue_len >= self.settings.queue_limit + (not self._worker.is_busy):
+            raise QueueFull(f"{self.queue_len} requests are waiting already", hint="try again later")
+        self._taking_in += 1
+        try:
+            await self.on_disk(self.files.check_room)
+            allow = self.settings.allowed_targets
+            for field, url in (("webhook_url", order.webhook_url), ("upload_url", order.upload_url)):
+                if url is not None:
+                    await check_target(url, field=field, allow=allow)
+            read = partial(self.files.read, owner=order.owner)
+            media = await take_in(request, sources, self.settings, self._intake, read)
+            keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
+            try:
+                return await asyncio.shield(keeping)
+            except asyncio.CancelledError:
+                keeping.add_done_callback(self._abandoned)
+                raise
+        finally:
+            self._taking_in -= 1
+
+    async def _keep(
+        self, request: GenerationRequest, sources: Sources, media: dict[str, bytes], order: Order, mark: str
+    ) -> Job:
+        """Write a request down. It may not be interrupted: its files and its job are kept both, or neither."""
+        seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
+        inputs = {name: file_id for name in media if (file_id := file_id_of(sources[name])) is not None}
+        made = []
+        added = None
+        try:
+            for name in media.keys() - inputs.keys():
+                add = partial(self.files.add, media[name], owner=order.owner, filename=None, meta={"input": name})
+                made.append(await self.on_disk(add))
+                inputs[name] = made[-1].id
+            job = Job(
+                id=new_id("job"),
+                order=order,
+                request=request.model_copy(update={"seed": seed}),
+                inputs=inputs,
+                state="queued",
+                created_at=time.time(),
+            )
+            added = await self.on_disk(self._store.add, job, mark)
+        finally:
+            if added is None or added.id != job.id:
+                for file in made:
+                    await self.on_disk(self.files.delete, file.id, order.owner)
+        return self._accept(job) if added.id == job.id else await self.job(added.id, order.owner)
+
+    def _abandoned(self, keeping: asyncio.Task[Job]) -> None:
+        """The caller left while the request was written down."""
+        if keeping.exception() is None and keeping.result().order.idempotency_key is None:
+            job = keeping.result()
+            self._spawn(self.cancel(job.id, job.order.owner))
+
+    def _accept(self, job: Job) -> Job:
+        self._live[job.id] = Live(job)
+        self._turns.add(job.id, job.order.owner, job.order.priority)
+        self._wake.set()
+        return job
+
+    async def job(self, job_id: str, owner: str) -> Job:
+        """Raises NotFound: there is none, or it is somebody else's."""
+        live = self._mine(job_id, owner)
+        return live.job if live else await self.on_disk(self._store.get, job_id, owner)
+
+    def _mine(self, job_id: str, owner: str) -> Live | None:
+        live = self._live.get(job_id)
+        return live if live and live.job.order.owner == owner and not live.is_forgotten else None
+
+    async def jobs(self, owner: str, limit: int = 1000) -> list[Job]:
+        """The newest jobs of an owner, the newest first."""
+        written = await self.on_disk(self._store.newest, owner, limit)
+        # what is written of a running job's progress may be a second old
+        return [self._live[job.id].job if job.id in self._live else job for job in written]
+
+    async def watch(self, job_id: str, owner: str) -> AsyncIterator[tuple[Job, float | None]]:
+        """A job now and whenever it changes, up to its end, each with the seconds it may still take.
+
+        Ends early when the server does.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        live = self._mine(job_id, owner)
+        if live is None:
+            yield await self.job(job_id, owner), None
+            return
+        while True:
+            job, changed = live.job, live.changed
+            yield job, live.seconds_left
+            if job.is_over or self._is_draining:
+                return
+            await changed.wait()
+
+    async def result(self, job: Job) -> Job:
+        """Wait for a job on behalf of a caller who waits.
+
+        When the caller leaves (the awaiting task is cancelled), the job is cancelled too, unless somebody else
+        waits for it or it has an idempotency key, by which the caller may come back for it.
+
+        Raises:
+            TimedOut: it was not over after ``LTX2_SYNC_SECONDS``; it runs on.
+            LTX2Error: it failed, or was cancelled.
+        """
+        live = self._mine(job.id, job.order.owner)
+        job = await self._ended(live) if live else await self.job(job.id, job.order.owner)
+        if job.state == "canceled":
+            raise Canceled("the job was cancelled")
+        if job.failure is not None:
+            raise job.failure.error
+        return job
+
+    async def _ended(self, live: Live) -> Job:
+        live.callers += 1
+        try:
+            async with asyncio.timeout(self.settings.sync_seconds):
+                return await live.ended()
+        except TimeoutError:
+            raise TimedOut(
+                f"the clip was not finished after {self.settings.sync_seconds:g} seconds",
+                hint=f"it is still being made: ask for the job {live.job.id}",
+            ) from None
+        except asyncio.CancelledError:
+            if live.callers == 1 and live.job.order.idempotency_key is None:
+                self._spawn(self.cancel(live.job.id, live.job.order.owner))
+            raise
+        finally:
+            live.callers -= 1
+
+    async def cancel(self, job_id: str, owner: str) -> Job:
+        """Cancel a job: a queued one never starts, a running one stops within a step, an ended one stays as it is.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        job = await self.on_disk(self._store.cancel, job_id, owner, time.time())
+        live = self._mine(job_id, owner)
+        if live is None:
+            return job
+        live.flag.set()
+        if job.state == "canceled" and self._turns.remove(job_id):
+            self._over(live, job)
+        return live.job
+
+    async def forget(self, job_id: str, owner: str) -> bool:
+        """Cancel a job and show it to nobody any more. Returns whether it was running.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        live = self._mine(job_id, owner)
+        job = await self.cancel(job_id, owner)
+        await self.on_disk(self._store.forget, job_id, owner)
+        if live is not None:
+            live.is_forgotten = True
+        return job.state == "running"
+
+    def _over(self, live: Live, job: Job) -> None:
+        live.publish(job)
+        self._live.pop(job.id, None)
+        self.metrics.ended(job)
+        self._outbox.wake()
+        log.info("%s", outline(job))
+
+    async def _dispatch(self) -> None:
+        while not self._is_closing:
+            job_id = self._turns.next()
+            if job_id is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            live = self._live[job_id]
+            job = await self._worker.run(live)
+            if job.is_over:
+                self._over(live, job)
+            else:
+                live.publish(job)
+                self._turns.add_first(job_id, job.order.owner)
+
+    async def _sweep(self) -> None:
+        while True:
+            now = time.time()
+            try:
+                await self.on_disk(self.files.sweep, now)
+                if self.settings.jobs_hours:
+                    await self.on_disk(self._store.sweep, now - 3600 * self.settings.jobs_hours)
+            except (LTX2Error, SQLAlchemyError, OSError):
+                log.exception("the sweep failed; it is tried again")
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something that nobody waits for."""
+        task = asyncio.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)

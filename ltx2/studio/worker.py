@@ -1,0 +1,200 @@
+"""Runs one job at a time on the engine, and writes down what became of it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ltx2.engine import Clip, Engine, Progress
+from ltx2.errors import Canceled, Internal, InvalidRequest, LTX2Error, NotFound, StorageFull, WorkerCrashed
+from ltx2.studio.files import Files
+from ltx2.studio.job import MOST_TRIES, Failure, Job
+from ltx2.studio.live import Live
+from ltx2.studio.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_NOTES = 1.0
+"""Progress is written down no more often: it is for those who come after a restart."""
+LONGEST_PAUSE = 30.0
+
+
+class JobWorker:
+    """Belongs to the event loop.
+
+    Args:
+        engine: called from a thread of this worker's own.
+        store: where jobs are written down.
+        files: where inputs come from and clips go.
+        disk: threads for both.
+    """
+
+    def __init__(self, engine: Engine, store: Store, files: Files, disk: Executor) -> None:
+        self._engine = engine
+        self._store = store
+        self._files = files
+        self._disk = disk
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._noted = 0.0
+        self._notes: set[asyncio.Future[None]] = set()
+        self.is_busy = False
+        self.is_closing = False
+        """What fails from now on has not failed: it is taken up by the next server."""
+
+    def load(self) -> None:
+        """Begin to load the model. A failure is logged, and told again to every job."""
+        self._thread.submit(self._load)
+
+    def _load(self) -> None:
+        try:
+            self._engine.load()
+        except LTX2Error as error:
+            log.error("the model cannot be used: %s", error)  # noqa: TRY400 - a wrong setting has no traceback
+        except Exception:
+            log.exception("the model cannot be used")
+
+    def close(self) -> None:
+        """End the thread. The engine must have been closed."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def run(self, live: Live) -> Job:
+        """Run a queued job.
+
+        Returns:
+            The job when it is over; or queued again, to be tried once more. Both have been written down.
+        """
+        began = await self._written(self._store.begin, live.job.id, time.time())
+        if began is None:  # it was cancelled a moment ago
+            return replace(live.job, state="canceled", finished_at=time.time())
+        live.publish(began)
+        self.is_busy = True
+        try:
+            return await self._generate(live, began)
+        finally:
+            self.is_busy = False
+
+    async def _generate(self, live: Live, job: Job) -> Job:
+        loop = asyncio.get_running_loop()
+
+        def on_progress(progress: Progress) -> None:
+            loop.call_soon_threadsafe(self._progressed, live, progress)
+
+        try:
+            media = await loop.run_in_executor(self._disk, self._inputs, job)
+            clip = await loop.run_in_executor(
+                self._thread, self._engine.generate, job.request, media, on_progress, live.flag
+            )
+        except Canceled:
+            return await self._cancelled(job)
+        except WorkerCrashed as error:
+            return await self._crashed(live, job, error)
+        except LTX2Error as error:
+            return await self._failed(live, job, error)
+        except Exception:
+            log.exception("job %s failed", job.id)
+            return await self._failed(live, job, Internal("the generation failed; the server's log says why"))
+        return await self._succeeded(live, job, clip)
+
+    def _inputs(self, job: Job) -> dict[str, bytes]:
+        media = {}
+        for name, file_id in job.inputs.items():
+            try:
+                media[name] = self._files.read(file_id, job.order.owner)
+            except NotFound:
+                raise InvalidRequest("its file was deleted before its turn came", field=name) from None
+        return media
+
+    def _progressed(self, live: Live, progress: Progress) -> None:
+        live.progress(progress)
+        now = time.monotonic()
+        if now - self._noted >= SECONDS_BETWEEN_NOTES:
+            self._noted = now
+            note = asyncio.ensure_future(self._note(live.job.id, progress))
+            self._notes.add(note)
+            note.add_done_callback(self._notes.discard)
+
+    async def _note(self, job_id: str, progress: Progress) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._disk, self._store.note, job_id, progress)
+        except (LTX2Error, SQLAlchemyError):
+            log.warning("the progress of job %s could not be written down", job_id)
+
+    async def _succeeded(self, live: Live, job: Job, clip: Clip) -> Job:
+        loop = asyncio.get_running_loop()
+        meta = {
+            "job_id": job.id,
+            "mode": job.request.mode,
+            "width": clip.width,
+            "height": clip.height,
+            "num_frames": clip.num_frames,
+            "fps": job.request.fps,
+            "seed": clip.seed,
+            "model": clip.model,
+        }
+        try:
+            file = await loop.run_in_executor(
+                self._disk, lambda: self._files.adopt(clip.path, owner=job.order.owner, filename=None, meta=meta)
+            )
+        except LTX2Error as error:
+            clip.path.unlink(missing_ok=True)
+            return await self._failed(live, job, error)
+        now = time.time()
+        fake = self._engine.status().fake
+        facts = clip.facts
+        if not await self._written(lambda: self._store.succeed(job.id, facts, file, fake=fake, now=now)):
+            await loop.run_in_executor(self._disk, self._files.discard, file)
+            return await self._cancelled(job)
+        return replace(
+            live.job,
+            state="succeeded",
+            finished_at=now,
+            result=facts,
+            file_id=file.id,
+            file_size=file.size,
+            fake=fake,
+        )
+
+    async def _cancelled(self, job: Job) -> Job:
+        now = time.time()
+        await self._written(self._store.cancelled, job.id, now)
+        return replace(job, state="canceled", finished_at=now)
+
+    async def _failed(self, live: Live, job: Job, error: LTX2Error) -> Job:
+        if self.is_closing:
+            return await self._again(job, error, try_counts=False)
+        now = time.time()
+        failure = Failure.of(error)
+        await self._written(self._store.fail, job.id, failure, now)
+        return replace(live.job, state="failed", finished_at=now, failure=failure)
+
+    async def _crashed(self, live: Live, job: Job, error: WorkerCrashed) -> Job:
+        if self.is_closing or job.tries < MOST_TRIES:
+            return await self._again(job, error, try_counts=not self.is_closing)
+        return await self._failed(live, job, error)
+
+    async def _again(self, job: Job, error: LTX2Error, *, try_counts: bool) -> Job:
+        log.warning("job %s goes back to the queue: %s", job.id, error)
+        if await self._written(lambda: self._store.requeue(job.id, try_counts=try_counts)):
+            return replace(job, state="queued", progress=Progress("queued"))
+        return await self._cancelled(job)
+
+    async def _written(self, write: Callable[..., T], *arguments: Any) -> T:
+        """Write to the database, however long that takes: what happened to a job must not be forgotten."""
+        pause = 1.0
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._disk, write, *arguments)
+            except (StorageFull, SQLAlchemyError) as error:
+                if self.is_closing:
+                    raise
+                log.error("the database refuses to write (%s); trying again", type(error).__name__)  # noqa: TRY400
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
