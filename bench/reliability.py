@@ -199,16 +199,19 @@ async def create(client: httpx.AsyncClient, prompt: str, key: str) -> str | None
 
 async def until_over(there: Ground, jobs: Iterable[str], seconds: float) -> None:
     """Wait until every job has ended, as callers see it."""
-    waiting = set(jobs)
+    waiting = list(jobs)
     deadline = time.monotonic() + seconds
     while waiting:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{len(waiting)} jobs have not ended")
         with suppress(httpx.TransportError):
             async with httpx.AsyncClient(base_url=there.url, timeout=10) as client:
-                for job in (await client.get("/v1/jobs", params={"limit": 1000})).json()["data"]:
-                    if job["status"] in TERMINAL:
-                        waiting.discard(job["id"])
+                # the oldest first, as long as they have ended
+                while waiting:
+                    answer = await client.get(f"/v1/jobs/{waiting[0]}")
+                    if answer.json().get("status") not in TERMINAL:
+                        break
+                    waiting.pop(0)
         await asyncio.sleep(0.1)
 
 

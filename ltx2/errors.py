@@ -10,7 +10,6 @@ LTX2Error
 │   └── UrlNotAllowed       a URL where none may be followed
 ├── Unauthorized            no API key, or a wrong one
 ├── NotFound                no such path or object
-├── Conflict                the object is not in a state for this
 ├── QueueFull               too many requests are waiting
 ├── Canceled                the caller withdrew the request
 ├── NotReady                the model could not be loaded
@@ -82,10 +81,6 @@ class Unauthorized(LTX2Error):
 
 class NotFound(LTX2Error):
     code = "not_found"
-
-
-class Conflict(LTX2Error):
-    code = "conflict"
 
 
 class QueueFull(LTX2Error):

@@ -41,9 +41,14 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def files(self) -> list[Path]:
-        """Everything below the data folder."""
-        return sorted(path for path in self.data_dir.rglob("*") if path.is_file())
+    def clips(self) -> int:
+        """How many files it keeps."""
+        return len(list((self.data_dir / "files").iterdir()))
+
+    def leftovers(self) -> list[Path]:
+        """What is half-written, or was to be moved."""
+        work = (self.data_dir / "engine").rglob("*.mp4")
+        return [*self.data_dir.rglob("*.part*"), *work]
 
 
 @contextmanager

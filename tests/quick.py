@@ -20,13 +20,16 @@ from ltx2.studio.studio import Studio
 
 LONG = 8
 """Denoising steps of prompts that begin with "steps"; others have one."""
+LONGEST = 30.0
+"""Seconds that one test in a loop may take."""
 
 
 class QuickEngine:
     """Writes a grey clip of the asked size; takes its time as the prompt says, and fails as it says.
 
-    Prompts: "wait" until ``step`` is set, "bug", "not ready", "crash", "crash once", "vanish" (a clip whose file is
-    gone). With "steps " before it, the same in the middle of eight steps, and every phase is told.
+    Prompts: "wait" until ``step`` is set (and hear no cancel while ``deaf`` is), "bug", "not ready", "crash",
+    "crash once", "vanish" (a clip whose file is gone). With "steps " before it, the same in the middle of eight
+    steps, and every phase is told.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,6 +40,7 @@ class QuickEngine:
         self.made: list[str] = []
         self.media: list[Mapping[str, bytes]] = []
         self.step = threading.Event()
+        self.deaf = threading.Event()
         self._closed = threading.Event()
 
     def load(self) -> None:
@@ -81,6 +85,8 @@ class QuickEngine:
         for step in range(LONG + 1):
             on_progress(Progress("denoising", step, LONG))
             time.sleep(0.001)
+            if cancelled() and not self.deaf.is_set():
+                raise Canceled("cancelled")
             if step == LONG // 2:
                 self._obey(prompt, command, cancelled)
         on_progress(Progress("decoding"))
@@ -94,7 +100,7 @@ class QuickEngine:
         if command == "crash" or (command == "crash once" and self.begun.count(prompt) == 1):
             raise WorkerCrashed("the process that holds the model ended")
         while command == "wait" and not self.step.wait(0.002):
-            if cancelled():
+            if cancelled() and not self.deaf.is_set():
                 raise Canceled("cancelled")
             if self._closed.is_set():
                 raise WorkerCrashed("the server was shut down")
@@ -137,7 +143,8 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
         async def heard() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
-            await test(*arguments, **fixtures)
+            async with asyncio.timeout(LONGEST):
+                await test(*arguments, **fixtures)
 
         asyncio.run(heard())
         assert unheard == []

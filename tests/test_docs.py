@@ -7,13 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from ltx2.catalogue import CATALOGUE
+from ltx2.dialects import kiapi_bodies, tasks
 from ltx2.dialects.app import create_app
 from ltx2.dialects.base import STATUS
 from ltx2.errors import NotReady
@@ -72,6 +75,33 @@ def test_every_request_field_is_documented() -> None:
             assert json.loads(default) == value, name
     for name in Guidance.model_fields:
         assert f"`{name}`" in LLMS
+
+
+@pytest.mark.parametrize(
+    ("beginning", "body"), [("**kiapi** (", kiapi_bodies.GenerateRequest), ("**tasks** (", tasks.ImageToVideo)]
+)
+def test_every_field_of_the_other_dialects_is_documented(beginning: str, body: type[BaseModel]) -> None:
+    (paragraph,) = (part for part in LLMS.split("\n\n") if part.startswith(beginning))
+    assert body.model_fields.keys() <= set(re.findall(r"`(\w+)`", paragraph))
+
+
+def test_the_job_walkthrough_of_llms_txt_works(fake_server: Server) -> None:
+    lines = block(LLMS, "# kiapi: post").replace("http://<SERVER>:8000", fake_server.url).replace("\\\n", "")
+    curls = [line.split(" -o ")[0] for line in lines.splitlines() if line.startswith("curl")]
+    known = {"<JOB>": "", "<FILE>": ""}
+    answers = []
+    for curl in curls:
+        command = curl.replace("<JOB>", known["<JOB>"]).replace("<FILE>", known["<FILE>"])
+        answer = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=True).stdout
+        for placeholder, pattern in (("<JOB>", rb"job_[0-9a-f]{32}"), ("<FILE>", rb"file_[0-9a-f]{32}")):
+            known[placeholder] = found[0].decode() if (found := re.search(pattern, answer)) else known[placeholder]
+        answers.append(answer)
+        time.sleep(0.7)  # as callers who poll do
+    _created, job, clip, events, _task, polled = answers
+    assert json.loads(job)["status"] == "succeeded"
+    assert clip[4:8] == b"ftyp"
+    assert b"event: succeeded" in events
+    assert json.loads(polled)["status"] == "completed"
 
 
 def test_every_field_of_the_answer_and_every_mode_is_documented() -> None:

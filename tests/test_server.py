@@ -153,7 +153,10 @@ def test_health_and_index(server: Server) -> None:
     assert health["status"] == "healthy"
     assert health["warm"] is True
     assert health["queue_len"] == 0
-    assert health["memory"]["loaded"] == ["tiny"]
+    (loaded,) = health["memory"]["loaded"]
+    assert (loaded["name"], loaded["ttl_s"], loaded["expires_in_s"]) == ("tiny", None, None)
+    assert loaded["weight_gb"] > 0
+    assert (health["ready"], health["fake"], health["restarts"]) == (True, False, 0)
     assert health["memory"]["budget_gb"] > health["memory"]["resident_gb"] > 0
     index = httpx.get(server.url + "/").json()
     assert index["defaults"]["num_frames"] == 49
@@ -288,7 +291,7 @@ def test_health_can_be_asked_by_head(server: Server) -> None:
 def test_a_request_id_leads_to_its_log_line(server: Server) -> None:
     answer = generate(server, width=65)
     line = next(line for line in server.log.splitlines() if answer.headers["X-Request-Id"] in line)
-    assert "POST /generate: 422" in line
+    assert "method=POST path=/generate status=422" in line
     assert "a lamp" not in server.log  # what was asked for is nobody's business
 
 
@@ -320,7 +323,7 @@ def test_unknown_paths_and_methods_have_the_same_shape(server: Server) -> None:
 def test_the_server_goes_on_after_all_that(server: Server) -> None:
     assert generate(server).status_code == 200
     assert "Traceback" not in server.log
-    assert server.files() == []  # what was answered is not kept, and nothing half-written is left
+    assert server.leftovers() == []
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +391,8 @@ def test_a_caller_who_leaves_stops_the_generation(tmp_path: Path) -> None:
         # the next one runs at once: the first would take a minute
         assert generate(server).status_code == 200
         assert time.monotonic() - left < 15
-        assert server.files() == []
+        assert server.clips() == 1
+        assert server.leftovers() == []
         assert "Traceback" not in server.log
 
 
@@ -471,7 +475,7 @@ def test_the_generation_in_hand_is_finished_when_the_server_is_told_to_end(tmp_p
         thread.join()
         assert answers[0].status_code == 200
         assert server.process.wait(timeout=30) == -signal.SIGTERM  # uvicorn passes it on when all is done
-        assert server.files() == []
+        assert (server.clips(), server.leftovers()) == (1, [])
 
 
 def test_a_second_server_on_the_same_port_says_so_and_loads_nothing(server: Server, tmp_path: Path) -> None:
@@ -505,5 +509,13 @@ def test_a_generation_that_takes_longer_than_the_end_may_is_stopped(tmp_path: Pa
         assert time.monotonic() - told < 15  # the generation itself would take longer
         thread.join()
         assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "not_ready")
-        assert server.files() == []
+        assert (server.clips(), server.leftovers()) == (0, [])
         assert "Traceback" not in server.log
+
+
+def test_a_path_cannot_forge_log_lines(server: Server) -> None:
+    answer = httpx.get(server.url + "/x%0a2026-01-01 INFO forged")
+    assert answer.status_code == 404
+    line = next(line for line in server.log.splitlines() if answer.headers["X-Request-Id"] in line)
+    assert line.endswith("status=404 seconds=" + line.rpartition("=")[2])
+    assert "%0A2026-01-01%20INFO%20forged" in line

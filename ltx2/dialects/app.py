@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -81,5 +82,5 @@ def _render_errors(app: FastAPI) -> None:
         answer = render_error(Internal("the server failed; its log says why"), request)
         identity = request_id(request)
         answer.headers["X-Request-Id"] = identity
-        log.error("request=%s method=%s path=%s status=%d", identity, request.method, request.url.path, 500)
+        log.error("request=%s method=%s path=%s status=500", identity, request.method, quote(request.url.path))
         return answer

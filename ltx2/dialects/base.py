@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -29,7 +30,6 @@ STATUS: Mapping[str, int] = {
     "body_too_large": 413,
     "unauthorized": 401,
     "not_found": 404,
-    "conflict": 409,
     "canceled": 409,
     "queue_full": 429,
     "internal": 500,
@@ -148,7 +148,8 @@ class RequestIds:
                 # health checks come every few seconds
                 usual = scope["method"] in ("GET", "HEAD") and message["status"] < 400
                 level = logging.DEBUG if usual else logging.INFO
-                what = (identity, scope["method"], scope["path"], message["status"], seconds)
+                # quoted: a path may have line breaks in it
+                what = (identity, scope["method"], quote(scope["path"]), message["status"], seconds)
                 log.log(level, "request=%s method=%s path=%s status=%d seconds=%.3f", *what)
             await send(message)
 

@@ -3,21 +3,30 @@
 Errors below ``/v1/jobs`` are told by the kiapi dialect.
 """
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Annotated, Any
+from operator import not_
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Request, Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field
 
 from ltx2.dialects.callers import owner_of
 from ltx2.dialects.kiapi import JobId
 from ltx2.dialects.kiapi_bodies import ErrorMessage
-from ltx2.engine import Phase
+from ltx2.engine import Phase, Progress
 from ltx2.errors import NotFound
 from ltx2.studio.job import Job, State
 from ltx2.studio.studio import Studio
+
+PING_SECONDS = 15.0
+Changes = AsyncIterator[tuple[Job, float | None]]
+"""A job whenever it changes, with the seconds it may still take."""
+
+# a proxy must neither keep events nor collect them
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class JobError(BaseModel):
@@ -39,8 +48,8 @@ class JobEvent(BaseModel):
     steps: int = Field(description="of so many; 0 outside of denoising")
     fraction: float = Field(ge=0, le=1, description="how much of all is done, best effort")
     seconds_left: float | None = Field(description="an estimate; null when there is none")
-    error: JobError | None = Field(None, exclude_if=lambda error: error is None, description="there when it failed")
-    file_id: str | None = Field(None, exclude_if=lambda name: name is None, description="there when it succeeded")
+    error: JobError | None = Field(None, exclude_if=not_, description="there when it failed")
+    file_id: str | None = Field(None, exclude_if=not_, description="there when it succeeded")
 
 
 class JobState(BaseModel):
@@ -54,31 +63,13 @@ def router(studio: Studio) -> APIRouter:
     """The routes below a job."""
     routes = APIRouter(tags=["events"])
     errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorMessage} for status in (401, 404, 500)}
-    # the framework takes a model for events where they are the answer
-    message = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorMessage.__name__}"}}}
-    no_stream: dict[int | str, dict[str, Any]] = {status: {"content": message} for status in errors}
 
-    async def known(job_id: JobId, request: Request) -> tuple[str, str]:
-        """The id and the owner of a job. When a stream has begun it is too late to answer 404."""
-        job = await studio.job(job_id, owner_of(request))
-        return job.id, job.order.owner
-
-    @routes.get(
-        "/v1/jobs/{job_id}/events",
-        response_class=EventSourceResponse,
-        responses=no_stream,
-        response_description="events called progress; the last one is succeeded, failed or canceled",
-        openapi_extra=_described(),
-    )
-    async def events(job: Annotated[tuple[str, str], Depends(known)]) -> AsyncIterator[ServerSentEvent]:
+    @routes.get("/v1/jobs/{job_id}/events", response_class=Response, responses={200: _described(), **errors})
+    async def events(job_id: JobId, request: Request) -> Response:
         """A job now and whenever it changes, up to its end. Whoever reads slowly misses what is overtaken."""
-        number = 0
-        # it may be deleted between the check and the first event
-        with suppress(NotFound):
-            async for now, seconds_left in studio.watch(*job):
-                number += 1
-                name = now.state if now.is_over else "progress"
-                yield ServerSentEvent(data=view(now, seconds_left), event=name, id=str(number))
+        # when the stream has begun it is too late to answer 404
+        job = await studio.job(job_id, owner_of(request))
+        return EventSourceResponse(stream(studio.watch(job.id, job.order.owner)), headers=_HEADERS)
 
     @routes.post("/v1/jobs/{job_id}/cancel", responses=errors)
     async def cancel(job_id: JobId, request: Request) -> JobState:
@@ -89,15 +80,47 @@ def router(studio: Studio) -> APIRouter:
     return routes
 
 
+async def stream(changes: Changes, ping_seconds: float = PING_SECONDS) -> AsyncIterator[bytes]:
+    """The events of a job as they are sent.
+
+    The framework has a loop for this, but in 0.163 that one fails with a traceback when a caller leaves while it is
+    sending (discussion 15725 there).
+
+    Args:
+        changes: from :meth:`ltx2.studio.studio.Studio.watch`.
+        ping_seconds: how long nothing may be sent, lest somebody on the way takes the connection for dead.
+    """
+    number = 0
+    while True:
+        # a timeout around this would end the changes too
+        coming = asyncio.ensure_future(anext(changes, None))
+        try:
+            while not (await asyncio.wait({coming}, timeout=ping_seconds))[0]:
+                yield KEEPALIVE_COMMENT
+            change = coming.result()
+        except NotFound:  # it was deleted a moment ago
+            return
+        finally:
+            coming.cancel()
+        if change is None:
+            return
+        job, seconds_left = change
+        number += 1
+        name = job.state if job.is_over else "progress"
+        yield format_sse_event(data_str=json.dumps(view(job, seconds_left)), event=name, id=str(number))
+
+
 def view(job: Job, seconds_left: float | None) -> dict[str, Any]:
     """What an event says of a job."""
     failure = job.failure
+    # what is written of the progress may be a second older than the end
+    progress = Progress("muxing") if job.state == "succeeded" else job.progress
     return JobEvent(
         id=job.id,
         status=job.state,
-        phase=job.progress.phase,
-        step=job.progress.step,
-        steps=job.progress.steps,
+        phase=progress.phase,
+        step=progress.step,
+        steps=progress.steps,
         fraction=round(job.fraction, 4),
         seconds_left=None if seconds_left is None else round(seconds_left, 1),
         error=JobError(code=failure.code, message=failure.message, field=failure.field, hint=failure.hint)
@@ -108,10 +131,13 @@ def view(job: Job, seconds_left: float | None) -> dict[str, Any]:
 
 
 def _described() -> dict[str, Any]:
-    """The data of an event, for the documentation: the framework only knows that it is a text."""
+    """The answer in the documentation."""
     schema = JobEvent.model_json_schema(mode="serialization")
     # a reference would be looked for in the whole document
     schema["properties"]["error"]["anyOf"][0] = schema.pop("$defs")["JobError"]
-    data = {"contentMediaType": "application/json", "contentSchema": schema}
-    stream = {"itemSchema": {"properties": {"data": data}}}
-    return {"responses": {"200": {"content": {"text/event-stream": stream}}}}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    fields = {"event": {"type": "string"}, "data": data, "id": {"type": "string"}}
+    return {
+        "description": "Events called progress; the last one is called succeeded, failed or canceled",
+        "content": {"text/event-stream": {"itemSchema": {"type": "object", "properties": fields}}},
+    }

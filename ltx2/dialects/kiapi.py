@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Header, Path, Query, Request, Response, UploadFile
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel
 from pydantic_core import PydanticCustomError
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
@@ -127,10 +127,12 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
 
 
 def _jobs(routes: APIRouter, studio: Studio) -> None:
-    @routes.get("/v1/jobs", responses=_errors())
-    async def list_jobs(request: Request, limit: Limit = 100) -> JobListResponse:
+    @routes.get("/v1/jobs", response_model=JobListResponse, responses=_errors())
+    async def list_jobs(request: Request, limit: Limit = 100) -> Response:
         """The jobs of this caller, those of the other dialects too."""
-        return JobListResponse(data=[view(job) for job in await studio.jobs(owner_of(request), limit)])
+        jobs = await studio.jobs(owner_of(request), limit)
+        # a thousand of them would keep everybody else waiting
+        return await studio.on_disk(lambda: _listed(JobListResponse(data=[view(job) for job in jobs])))
 
     @routes.get("/v1/jobs/{job_id}", responses=_errors(404))
     async def get_job(job_id: JobId, request: Request) -> JobVideoResponse:
@@ -155,11 +157,11 @@ def _files(routes: APIRouter, studio: Studio) -> None:
             raise InvalidRequest("it is empty", field="file")
         return record(await studio.on_disk(partial(studio.files.add, data, owner=owner, filename=file.filename)))
 
-    @routes.get("/v1/files", responses=_errors())
-    async def list_files(request: Request, limit: Limit = 100) -> FileListResponse:
+    @routes.get("/v1/files", response_model=FileListResponse, responses=_errors())
+    async def list_files(request: Request, limit: Limit = 100) -> Response:
         """The files of this caller: what was sent, and what was made."""
-        listed = await studio.on_disk(partial(studio.files.list, owner_of(request), limit=limit))
-        return FileListResponse(data=[record(file) for file in listed])
+        files = await studio.on_disk(partial(studio.files.list, owner_of(request), limit=limit))
+        return await studio.on_disk(lambda: _listed(FileListResponse(data=[record(file) for file in files])))
 
     @routes.get("/v1/files/{file_id}", responses=_errors(404))
     async def get_file(file_id: FileId, request: Request) -> FileRecord:
@@ -172,13 +174,17 @@ def _files(routes: APIRouter, studio: Studio) -> None:
         await studio.on_disk(studio.files.delete, file_id, owner_of(request))
         return FileDeleteResponse(deleted=True, file_id=file_id)
 
-    binary: Responses = {200: {"description": "The bytes", "content": {"application/octet-stream": _BINARY}}}
+    binary: Responses = {200: {"description": "The bytes", "content": {"*/*": _BINARY}}}
 
     @routes.head("/v1/files/{file_id}/download", include_in_schema=False)
     @routes.get("/v1/files/{file_id}/download", response_class=Response, responses={**binary, **_errors(404)})
     async def download_file(file_id: FileId, request: Request) -> Response:
         """The bytes of a file, all or a range."""
         return await file_answer(studio, file_id, owner_of(request))
+
+
+def _listed(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def check(body: GenerateRequest, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -98,7 +99,7 @@ class TaskCompleted(BaseModel):
 
     status: Literal["completed"] = "completed"
     url: str = Field(description="where the MP4 is; where API keys are wanted, it works without one for a while")
-    fake: Literal[True] | None = Field(None, exclude_if=lambda fake: not fake, description="ours: a test card")
+    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when it is a test card")
 
 
 class TaskFailed(BaseModel):
@@ -106,7 +107,7 @@ class TaskFailed(BaseModel):
 
     status: Literal["failed"] = "failed"
     error: str
-    fake: Literal[True] | None = Field(None, exclude_if=lambda fake: not fake, description="ours: no model was asked")
+    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when no model was asked")
 
 
 class VideoDone(TaskCompleted):
@@ -133,7 +134,7 @@ def _errors(*statuses: int) -> Responses:
 
 
 def _making(routes: APIRouter, studio: Studio) -> None:
-    refused = (409, 413, 422, 429, 503, 507)
+    refused = (413, 422, 429, 503, 507)
     schema = ImageToVideo.model_json_schema()
     form = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
@@ -157,12 +158,12 @@ def _making(routes: APIRouter, studio: Studio) -> None:
         """Make a clip that begins with an image. Answers at once, with the id of a task to ask for."""
         return await queued(await read_form(request), request)
 
-    @routes.post("/v1/video/t2v", response_model=VideoDone, responses=_errors(*refused, 504))
+    @routes.post("/v1/video/t2v", response_model=VideoDone, responses=_errors(*refused, 409, 504))
     async def t2v(body: TextToVideo, request: Request) -> Response:
         """Make a clip from text, and answer when it is finished. After 504 the task runs on."""
         return await waited(body, request)
 
-    @routes.post("/v1/video/i2v", response_model=VideoDone, responses=_errors(*refused, 504), openapi_extra=form)
+    @routes.post("/v1/video/i2v", response_model=VideoDone, responses=_errors(*refused, 409, 504), openapi_extra=form)
     async def i2v(request: Request) -> Response:
         """Make a clip that begins with an image, and answer when it is finished. After 504 the task runs on."""
         return await waited(await read_form(request), request)
@@ -274,15 +275,14 @@ def view(job: Job, url: str) -> dict[str, Any]:
         job: what is asked for.
         url: where its clip is when it is finished.
     """
-    fake = True if job.fake else None
     answer: BaseModel
     match job.state:
         case "succeeded":
-            answer = TaskCompleted(url=url, fake=fake)
+            answer = TaskCompleted(url=url, fake=job.fake)
         case "failed":
-            answer = TaskFailed(error=str(job.failure), fake=fake)
+            answer = TaskFailed(error=str(job.failure), fake=job.fake)
         case "canceled":
-            answer = TaskFailed(error="the task was canceled", fake=fake)
+            answer = TaskFailed(error="the task was canceled", fake=job.fake)
         case _:
             answer = TaskProcessing()
     return answer.model_dump()

@@ -7,8 +7,9 @@ import asyncio
 import json
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, select, update
@@ -63,6 +64,7 @@ class Outbox:
         self._files = files
         self._signer = Webhook(webhook_secret(settings))
         self._wake = asyncio.Event()
+        self._trying: dict[str, asyncio.Task[None]] = {}
 
     def wake(self) -> None:
         """There may be something new."""
@@ -70,30 +72,42 @@ class Outbox:
 
     async def deliver(self) -> None:
         """Deliver for ever."""
-        while True:
-            self._wake.clear()
-            try:
-                due, pause = await asyncio.to_thread(self._due)
-                if due:
-                    await asyncio.gather(*(self._try(row) for row in due))
-                    continue
-            except (LTX2Error, SQLAlchemyError) as error:
-                log.warning("deliveries wait for the database (%s)", type(error).__name__)
-                pause = self._settings.webhook_retry_seconds
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                await self._begin_what_is_due()
+        finally:
+            for task in self._trying.values():
+                task.cancel()
+            await asyncio.gather(*self._trying.values(), return_exceptions=True)
 
-    def _due(self) -> tuple[list[Row[Any]], float | None]:
-        """What is to be delivered now; and in how many seconds there will be more, if nothing is."""
+    async def _begin_what_is_due(self) -> None:
+        """Each delivery is a task of its own: a receiver that takes its time keeps nobody else waiting."""
+        self._wake.clear()
+        try:
+            due, pause = await asyncio.to_thread(self._due, list(self._trying))
+        except (LTX2Error, SQLAlchemyError) as error:
+            log.warning("deliveries wait for the database (%s)", type(error).__name__)
+            due, pause = [], self._settings.webhook_retry_seconds
+        for row in due:
+            task = self._trying[row.id] = asyncio.create_task(self._try(row))
+            task.add_done_callback(partial(self._tried, row.id))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+
+    def _tried(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
+        del self._trying[delivery_id]
+        self.wake()
+
+    def _due(self, trying: list[str]) -> tuple[list[Row[Any]], float | None]:
+        """What is to be delivered now; and in how many seconds there will be more, as far as that is known."""
         now = time.time()
-        waiting = select(deliveries).where(deliveries.c.state == "waiting").order_by(deliveries.c.next_at)
+        others = (deliveries.c.state == "waiting") & deliveries.c.id.not_in(trying)
+        first = select(deliveries).where(others).order_by(deliveries.c.next_at).limit(AT_ONCE - len(trying))
         with self._database.read() as connection:
-            rows = list(connection.execute(waiting.limit(AT_ONCE)))
+            rows = list(connection.execute(first))
         due = [row for row in rows if row.next_at <= now]
-        return due, rows[0].next_at - now if rows and not due else None
+        return due, rows[len(due)].next_at - now if len(due) < len(rows) else None
 
     async def _try(self, delivery: Row[Any]) -> None:
         try:
@@ -105,6 +119,8 @@ class Outbox:
             outcome, is_done, is_hopeless = "nothing left to deliver", False, True
         except (Unreachable, LTX2Error) as error:
             outcome, is_done, is_hopeless = str(error), False, False
+        except Exception as error:  # noqa: BLE001 - one that nobody foresaw ends no others, and may quote the job
+            outcome, is_done, is_hopeless = type(error).__name__, False, False
         tries = delivery.tries + 1
         values: dict[str, Any] = {"tries": tries}
         if is_done or is_hopeless or tries >= MOST_TRIES:
@@ -114,7 +130,11 @@ class Outbox:
         level = logging.INFO if is_done else logging.WARNING
         what = (delivery.kind, delivery.id, delivery.job_id, tries, outcome)
         log.log(level, "%s id=%s job=%s try=%d: %s", *what)
-        await asyncio.to_thread(self._update, delivery.id, values)
+        try:
+            await asyncio.to_thread(self._update, delivery.id, values)
+        except (LTX2Error, SQLAlchemyError) as error:
+            log.warning("delivery %s will be repeated (%s)", delivery.id, type(error).__name__)
+            await asyncio.sleep(self._settings.webhook_retry_seconds)
 
     def _job(self, job_id: str) -> Job:
         with self._database.read() as connection:

@@ -62,7 +62,7 @@ class Keys:
         """
         try:
             signed, owner = self._links.loads(token, max_age=self._link_seconds)
-        except BadSignature:
+        except (BadSignature, UnicodeError):
             signed, owner = None, ""
         if signed != name:
             raise NotFound("this link is wrong or has expired", hint="ask for the job again to get a new one")
@@ -79,9 +79,11 @@ def webhook_secret(settings: Settings) -> str:
         return WEBHOOK_PREFIX + _kept_secret(settings.data_dir / "webhook-secret")
     given = settings.webhook_secret.get_secret_value()
     try:
-        base64.b64decode(given.removeprefix(WEBHOOK_PREFIX), validate=True)
+        secret = base64.b64decode(given.removeprefix(WEBHOOK_PREFIX), validate=True)
     except ValueError:
-        raise NotReady("LTX2_WEBHOOK_SECRET must be whsec_ followed by base64") from None
+        secret = b""
+    if not secret or not given.startswith(WEBHOOK_PREFIX):
+        raise NotReady("LTX2_WEBHOOK_SECRET must be whsec_ followed by base64")
     return given
 
 
@@ -93,7 +95,8 @@ def _kept_secret(path: Path) -> str:
     """The secret in a file that only this user can read; made when there is none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        # an empty one was cut off by a power failure, and would be known to everybody
+        if not path.exists() or not path.stat().st_size:
             beside = path.with_suffix(".part")
             beside.unlink(missing_ok=True)
             beside.touch(mode=0o600)

@@ -24,8 +24,16 @@ class Live:
     def publish(self, job: Job) -> None:
         """Tell everybody. Who is slow misses what is overtaken."""
         self.job = job
+        if job.state != "running":
+            self._mark = None  # another try has a speed of its own
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
+
+    def cancel(self) -> None:
+        """Let the generation end, and tell everybody that it will."""
+        self.flag.set()
+        if not self.job.is_over:
+            self.publish(replace(self.job, cancel_requested=True))
 
     def progress(self, progress: Progress) -> None:
         """Tell everybody how far the generation is."""

@@ -20,6 +20,7 @@ from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 from ltx2.studio.database import Database, lock_folder
 from ltx2.studio.delivery import Outbox
+from ltx2.studio.direct import SEED_BITS
 from ltx2.studio.files import Files
 from ltx2.studio.intake import take_in
 from ltx2.studio.job import Job, Order, new_id, outline
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SEED_BITS = 32
-"""Random seeds stay small enough to be read aloud, and exact in JavaScript."""
 SWEEP_SECONDS = 60
 
 
@@ -103,7 +102,7 @@ class Studio:
             await asyncio.wait([dispatch], timeout=self.settings.shutdown_seconds)
         self._worker.is_closing = True
         await asyncio.to_thread(self._engine.close)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._spawned, return_exceptions=True)
         self._worker.close()
         self._intake.shutdown(wait=True, cancel_futures=True)
         self._disk.shutdown(wait=True)
@@ -159,20 +158,20 @@ class Studio:
         self._taking_in += 1
         try:
             await self.on_disk(self.files.check_room)
-            allow = self.settings.allowed_targets
             for field, url in (("webhook_url", order.webhook_url), ("upload_url", order.upload_url)):
                 if url is not None:
-                    await check_target(url, field=field, allow=allow)
+                    await check_target(url, field=field, allow=self.settings.allowed_targets)
             read = partial(self.files.read, owner=order.owner)
             media = await take_in(request, sources, self.settings, self._intake, read)
-            keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
-            try:
-                return await asyncio.shield(keeping)
-            except asyncio.CancelledError:
-                keeping.add_done_callback(self._abandoned)
-                raise
-        finally:
+        except BaseException:
             self._taking_in -= 1
+            raise
+        keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            self._spawn(self._abandon(keeping))
+            raise
 
     async def _keep(
         self, request: GenerationRequest, sources: Sources, media: dict[str, bytes], order: Order, mark: str
@@ -197,16 +196,17 @@ class Studio:
             )
             added = await self.on_disk(self._store.add, job, mark)
         finally:
+            self._taking_in -= 1  # in the same moment it is counted among those who wait
             if added is None or added.id != job.id:
                 for file in made:
                     await self.on_disk(self.files.delete, file.id, order.owner)
         return self._accept(job) if added.id == job.id else await self.job(added.id, order.owner)
 
-    def _abandoned(self, keeping: asyncio.Task[Job]) -> None:
+    async def _abandon(self, keeping: asyncio.Task[Job]) -> None:
         """The caller left while the request was written down."""
-        if keeping.exception() is None and keeping.result().order.idempotency_key is None:
-            job = keeping.result()
-            self._spawn(self.cancel(job.id, job.order.owner))
+        await asyncio.wait([keeping])
+        if keeping.exception() is None and (job := keeping.result()).order.idempotency_key is None:
+            await self.cancel(job.id, job.order.owner)
 
     def _accept(self, job: Job) -> Job:
         self._live[job.id] = Live(job)
@@ -293,10 +293,10 @@ class Studio:
         live = self._mine(job_id, owner)
         if live is None:
             return job
-        live.flag.set()
+        live.cancel()
         if job.state == "canceled" and self._turns.remove(job_id):
             self._over(live, job)
-        return live.job
+        return job if job.is_over else live.job
 
     async def forget(self, job_id: str, owner: str) -> bool:
         """Cancel a job and show it to nobody any more. Returns whether it was running.
@@ -335,11 +335,10 @@ class Studio:
 
     async def _sweep(self) -> None:
         while True:
-            now = time.time()
             try:
-                await self.on_disk(self.files.sweep, now)
+                await self.on_disk(self.files.sweep, time.time())
                 if self.settings.jobs_hours:
-                    await self.on_disk(self._store.sweep, now - 3600 * self.settings.jobs_hours)
+                    await self.on_disk(self._store.sweep, time.time() - 3600 * self.settings.jobs_hours)
             except (LTX2Error, SQLAlchemyError, OSError):
                 log.exception("the sweep failed; it is tried again")
             await asyncio.sleep(SWEEP_SECONDS)

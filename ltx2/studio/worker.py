@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Clip, Engine, Progress
 from ltx2.errors import Canceled, Internal, InvalidRequest, LTX2Error, NotFound, StorageFull, WorkerCrashed
-from ltx2.studio.files import Files
+from ltx2.studio.files import FileRecord, Files
 from ltx2.studio.job import MOST_TRIES, Failure, Job
 from ltx2.studio.live import Live
 from ltx2.studio.store import Store
@@ -70,12 +71,12 @@ class JobWorker:
         Returns:
             The job when it is over; or queued again, to be tried once more. Both have been written down.
         """
-        began = await self._written(self._store.begin, live.job.id, time.time())
-        if began is None:  # it was cancelled a moment ago
-            return replace(live.job, state="canceled", finished_at=time.time())
-        live.publish(began)
         self.is_busy = True
         try:
+            began = await self._written(self._store.begin, live.job.id, time.time())
+            if began is None:  # it was cancelled a moment ago
+                return replace(live.job, state="canceled", finished_at=time.time())
+            live.publish(began)
             return await self._generate(live, began)
         finally:
             self.is_busy = False
@@ -91,8 +92,9 @@ class JobWorker:
             clip = await loop.run_in_executor(
                 self._thread, self._engine.generate, job.request, media, on_progress, live.flag
             )
+            file = await self._kept(job, clip)
         except Canceled:
-            return await self._cancelled(job)
+            return await self._cancelled(live)
         except WorkerCrashed as error:
             return await self._crashed(live, job, error)
         except LTX2Error as error:
@@ -100,7 +102,7 @@ class JobWorker:
         except Exception:
             log.exception("job %s failed", job.id)
             return await self._failed(live, job, Internal("the generation failed; the server's log says why"))
-        return await self._succeeded(live, job, clip)
+        return await self._succeeded(live, job, clip, file)
 
     def _inputs(self, job: Job) -> dict[str, bytes]:
         media = {}
@@ -127,8 +129,13 @@ class JobWorker:
         except (LTX2Error, SQLAlchemyError):
             log.warning("the progress of job %s could not be written down", job_id)
 
-    async def _succeeded(self, live: Live, job: Job, clip: Clip) -> Job:
-        loop = asyncio.get_running_loop()
+    async def _note_last(self, live: Live) -> None:
+        """How far a job came that did not succeed: who asks later must not be told less than who watched."""
+        if self._notes:
+            await asyncio.wait(self._notes)
+        await self._note(live.job.id, live.job.progress)
+
+    async def _kept(self, job: Job, clip: Clip) -> FileRecord:
         meta = {
             "job_id": job.id,
             "mode": job.request.mode,
@@ -139,19 +146,20 @@ class JobWorker:
             "seed": clip.seed,
             "model": clip.model,
         }
+        adopt = partial(self._files.adopt, clip.path, owner=job.order.owner, filename=None, meta=meta)
         try:
-            file = await loop.run_in_executor(
-                self._disk, lambda: self._files.adopt(clip.path, owner=job.order.owner, filename=None, meta=meta)
-            )
-        except LTX2Error as error:
+            return await asyncio.get_running_loop().run_in_executor(self._disk, adopt)
+        except Exception:
             clip.path.unlink(missing_ok=True)
-            return await self._failed(live, job, error)
+            raise
+
+    async def _succeeded(self, live: Live, job: Job, clip: Clip, file: FileRecord) -> Job:
         now = time.time()
         fake = self._engine.status().fake
         facts = clip.facts
         if not await self._written(lambda: self._store.succeed(job.id, facts, file, fake=fake, now=now)):
-            await loop.run_in_executor(self._disk, self._files.discard, file)
-            return await self._cancelled(job)
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._files.discard, file)
+            return await self._cancelled(live)
         return replace(
             live.job,
             state="succeeded",
@@ -162,14 +170,16 @@ class JobWorker:
             fake=fake,
         )
 
-    async def _cancelled(self, job: Job) -> Job:
+    async def _cancelled(self, live: Live) -> Job:
+        await self._note_last(live)
         now = time.time()
-        await self._written(self._store.cancelled, job.id, now)
-        return replace(job, state="canceled", finished_at=now)
+        await self._written(self._store.cancelled, live.job.id, now)
+        return replace(live.job, state="canceled", finished_at=now)
 
     async def _failed(self, live: Live, job: Job, error: LTX2Error) -> Job:
         if self.is_closing:
-            return await self._again(job, error, try_counts=False)
+            return await self._again(live, job, error, try_counts=False)
+        await self._note_last(live)
         now = time.time()
         failure = Failure.of(error)
         await self._written(self._store.fail, job.id, failure, now)
@@ -177,14 +187,14 @@ class JobWorker:
 
     async def _crashed(self, live: Live, job: Job, error: WorkerCrashed) -> Job:
         if self.is_closing or job.tries < MOST_TRIES:
-            return await self._again(job, error, try_counts=not self.is_closing)
+            return await self._again(live, job, error, try_counts=not self.is_closing)
         return await self._failed(live, job, error)
 
-    async def _again(self, job: Job, error: LTX2Error, *, try_counts: bool) -> Job:
+    async def _again(self, live: Live, job: Job, error: LTX2Error, *, try_counts: bool) -> Job:
         log.warning("job %s goes back to the queue: %s", job.id, error)
         if await self._written(lambda: self._store.requeue(job.id, try_counts=try_counts)):
             return replace(job, state="queued", progress=Progress("queued"))
-        return await self._cancelled(job)
+        return await self._cancelled(live)
 
     async def _written(self, write: Callable[..., T], *arguments: Any) -> T:
         """Write to the database, however long that takes: what happened to a job must not be forgotten."""
