@@ -116,9 +116,9 @@ class Store:
         with self._database.read() as connection:
             return [job_of(row) for row in connection.execute(first)]
 
-    def begin(self, job_id: str, now: float) -> Job | None:
+    def begin(self, job_id: str, now: float, *, fake: bool = False) -> Job | None:
         """queued → running, one try more. None when it is not queued any more."""
-        values = {"state": "running", "started_at": now, "tries": jobs.c.tries + 1}
+        values = {"state": "running", "started_at": now, "tries": jobs.c.tries + 1, "fake": fake}
         with self._database.write() as connection:
             if not _move(connection, job_id, ("queued",), values):
                 return None
@@ -137,7 +137,7 @@ class Store:
         with self._database.write() as connection:
             return _move(connection, job_id, ("running",), values, jobs.c.cancel_requested.is_(False))
 
-    def succeed(self, job_id: str, result: ClipFacts, file: FileRecord, *, fake: bool, now: float) -> bool:
+    def succeed(self, job_id: str, result: ClipFacts, file: FileRecord, now: float) -> bool:
         """running → succeeded, together with the record of its file. False when it is not running any more."""
         values = {
             "state": "succeeded",
@@ -145,7 +145,7 @@ class Store:
             "result": _FACTS.dump_json(result).decode(),
             "file_id": file.id,
             "file_size": file.size,
-            "fake": fake,
+            **asdict(Progress("muxing")),
         }
         with self._database.write() as connection:
             ended = _end(connection, job_id, ("running",), values)

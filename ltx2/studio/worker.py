@@ -73,7 +73,8 @@ class JobWorker:
         """
         self.is_busy = True
         try:
-            began = await self._written(self._store.begin, live.job.id, time.time())
+            fake = self._engine.status().fake
+            began = await self._written(partial(self._store.begin, fake=fake), live.job.id, time.time())
             if began is None:  # it was cancelled a moment ago
                 return replace(live.job, state="canceled", finished_at=time.time())
             live.publish(began)
@@ -155,9 +156,8 @@ class JobWorker:
 
     async def _succeeded(self, live: Live, job: Job, clip: Clip, file: FileRecord) -> Job:
         now = time.time()
-        fake = self._engine.status().fake
         facts = clip.facts
-        if not await self._written(lambda: self._store.succeed(job.id, facts, file, fake=fake, now=now)):
+        if not await self._written(self._store.succeed, job.id, facts, file, now):
             await asyncio.get_running_loop().run_in_executor(self._disk, self._files.discard, file)
             return await self._cancelled(live)
         return replace(
@@ -167,7 +167,7 @@ class JobWorker:
             result=facts,
             file_id=file.id,
             file_size=file.size,
-            fake=fake,
+            progress=Progress("muxing"),
         )
 
     async def _cancelled(self, live: Live) -> Job:

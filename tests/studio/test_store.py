@@ -70,7 +70,7 @@ def clip_file(owner: str = "ann") -> FileRecord:
 
 
 def succeed(store: Store, job_id: str) -> bool:
-    return store.succeed(job_id, FACTS, clip_file(), fake=False, now=3.0)
+    return store.succeed(job_id, FACTS, clip_file(), 3.0)
 
 
 def rows_of(database: Database, table: Any = deliveries) -> list[Any]:
@@ -147,11 +147,12 @@ def test_what_each_move_writes_down(store: Store) -> None:
     assert store.begin(job.id, 2.5) == replace(begun, started_at=2.5, tries=2)
     assert store.requeue(job.id, try_counts=False)
     assert store.get(job.id, "ann").tries == 1
-    assert store.begin(job.id, 3.5) == replace(begun, started_at=3.5, tries=2)
+    assert store.begin(job.id, 3.5, fake=True) == replace(begun, started_at=3.5, tries=2, fake=True)
     file = clip_file()
-    assert store.succeed(job.id, FACTS, file, fake=True, now=4.5)
+    assert store.succeed(job.id, FACTS, file, 4.5)
     ended = replace(begun, state="succeeded", started_at=3.5, tries=2, finished_at=4.5, result=FACTS)
-    assert store.get(job.id, "ann") == replace(ended, file_id=file.id, file_size=1234, fake=True)
+    written = replace(ended, file_id=file.id, file_size=1234, fake=True, progress=Progress("muxing"))
+    assert store.get(job.id, "ann") == written
 
 
 def test_a_failure_is_written_down_with_all_it_says(store: Store) -> None:
@@ -502,7 +503,7 @@ def test_of_all_ways_to_end_one_job_takes_one(database: Database, store: Store) 
         store.begin(job.id, 1.0)
         file = clip_file()
         outcomes = at_once(
-            lambda job=job, file=file: store.succeed(job.id, FACTS, file, fake=False, now=2.0),
+            lambda job=job, file=file: store.succeed(job.id, FACTS, file, 2.0),
             lambda job=job: store.fail(job.id, FAILURE, 2.0),
             lambda job=job: store.cancelled(job.id, 2.0),
         )
