@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from socket import socket as Socket  # noqa: N812
 from types import FrameType
@@ -49,8 +50,13 @@ def main() -> int:
             port=settings.port,
             log_level=settings.log_level.lower(),
             access_log=False,  # the application logs each request with its id
+            ws="none",  # there are none yet; unasked, their library would log what is in links
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        # what is in the data folder is nobody else's business
+        os.umask(0o077)
+        for noisy in ("python_multipart", "PIL"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
         # first the port, then the model: a second server must not push the first one out of the GPU
         listening = config.bind_socket()
         studio = Studio(settings, ProcessEngine(settings, ENGINES[settings.engine]))

@@ -7,6 +7,7 @@ LTX2Error
 │   ├── ImageTooLarge       more pixels than allowed
 │   ├── AudioTooLong        more seconds than allowed
 │   ├── BodyTooLarge        the whole request is too large
+│   ├── UnknownFile         no file has the id that a field names
 │   └── UrlNotAllowed       a URL where none may be followed
 ├── Unauthorized            no API key, or a wrong one
 ├── NotFound                no such path or object
@@ -41,6 +42,8 @@ class LTX2Error(Exception):
         self.message = message
         self.field = field
         self.hint = hint
+        self.job_id: str | None = None
+        """The job that came to this, for a caller who waited for it."""
 
     def __str__(self) -> str:
         named = f"{self.field}: {self.message}" if self.field else self.message
@@ -69,6 +72,10 @@ class AudioTooLong(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
+
+
+class UnknownFile(InvalidRequest):
+    pass
 
 
 class UrlNotAllowed(InvalidRequest):

@@ -1,5 +1,6 @@
 """The native request and response, spoken by ``POST /generate`` and by the RunPod worker alike."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,8 @@ from ltx2.request import (
 Media = Annotated[str, Field(min_length=1)]
 Source = str | bytes
 """Where bytes come from: a data URL, base64, a web URL, the id of a file, or the bytes themselves."""
+FILE_ID = re.compile(r"file_[0-9a-f]{32}")
+"""The ids of files."""
 Sources = Mapping[str, Source]
 """The source of each media a request names."""
 
@@ -43,7 +46,6 @@ _MESSAGES = {
     "extra_forbidden": "unknown field",
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object, sent as Content-Type: application/json",
-    "json_invalid": "the body is not valid JSON",
 }
 """Said instead of pydantic's own words, by its type of error."""
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ltx2.errors import InvalidRequest
@@ -125,6 +125,8 @@ class Settings(BaseSettings):
     @property
     def model_name(self) -> str:
         """What callers are told of the model: of a path the last part, since folders are none of their business."""
+        if self.engine == "fake":
+            return self.engine
         path = Path(self.model)
         return path.name if path.is_absolute() or path.parts[:1] in (("~",), ("..",)) else self.model
 
@@ -132,6 +134,15 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """The body limit in bytes."""
         return int(self.max_body_mb * 2**20)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_keys(cls, listed: SecretStr | None) -> SecretStr | None:
+        # a secret that came out empty must not open the server to everybody
+        keys = ["none wanted"] if listed is None else listed.get_secret_value().split(",")
+        if not any(key.strip() for key in keys) or not all(key.isascii() and key.isprintable() for key in keys):
+            raise ValueError("should be printable ASCII, and at least one key")
+        return listed
 
     @property
     def keys(self) -> tuple[str, ...]:

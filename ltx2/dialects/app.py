@@ -67,14 +67,15 @@ def _render_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_body(request: Request, error: RequestValidationError) -> Response:
         first = dict(error.errors()[0])
-        # the framework puts "body" in front of the field, and for broken JSON a position behind it
-        first["loc"] = () if first["type"] == "json_invalid" else tuple(first["loc"])[1:]
+        first["loc"] = tuple(first["loc"])[1:]  # the framework puts "body" in front of the field
         return render_error(invalid(first), request)
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
         status = None if error.status_code == 400 else error.status_code
-        return render_error(from_http(error), request, status)
+        answer = render_error(from_http(error), request, status)
+        answer.headers.update(error.headers or {})  # a wrong method wants to know the right ones
+        return answer
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, _error: Exception) -> Response:

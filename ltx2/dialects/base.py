@@ -1,5 +1,6 @@
 """What all dialects share: statuses, request ids, the limit on bodies."""
 
+import asyncio
 import json
 import logging
 import secrets
@@ -69,12 +70,14 @@ def json_response(content: Mapping[str, Any], status: int = 200, headers: Mappin
 
 def error_headers(error: LTX2Error) -> dict[str, str]:
     """The headers that go with an error in any dialect."""
-    if error.code == "queue_full":
-        return {"Retry-After": str(RETRY_SECONDS)}
-    if error.code == "unauthorized":
-        return {"WWW-Authenticate": "Bearer"}
-    # what is left of a body that is too large would be taken for the next request
-    return {"Connection": "close"} if error.code == "body_too_large" else {}
+    headers = {
+        "queue_full": {"Retry-After": str(RETRY_SECONDS)},
+        "unauthorized": {"WWW-Authenticate": "Bearer"},
+        # what is left of a body that is too large would be taken for the next request
+        "body_too_large": {"Connection": "close"},
+    }
+    job = {} if error.job_id is None else {"X-Job-Id": error.job_id}
+    return headers.get(error.code, {}) | job
 
 
 def from_http(error: HTTPException) -> LTX2Error:
@@ -83,14 +86,20 @@ def from_http(error: HTTPException) -> LTX2Error:
         return NotFound("there is nothing at this path", hint="GET /docs lists all paths")
     if error.status_code == 413:
         return BodyTooLarge(str(error.detail))
+    if error.status_code == 408:
+        return InvalidRequest(str(error.detail))
     if error.status_code == 405:
-        return InvalidRequest("this path does not answer that method", hint="GET /docs lists all paths")
+        return InvalidRequest("this path does not answer that method")
     return InvalidRequest("the body could not be read")
 
 
 def request_id(request: Request) -> str:
     """The id of a request, as its log lines and its answer have it."""
     return str(request.scope["state"]["request_id"])
+
+
+MOST_PARTS = 300_000
+"""Commas and brackets in one JSON body. A prompt of the greatest length may have a third of them."""
 
 
 class JsonRequest(Request):
@@ -101,7 +110,14 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = from_json(await self.body(), allow_inf_nan=True)
+            body = await self.body()
+            # base64 has none of these; millions of empty lists would take seconds and gigabytes
+            if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
+                raise InvalidRequest("the body has far more values than there are fields")
+            try:
+                self._json = from_json(body, allow_inf_nan=True)
+            except ValueError:
+                raise InvalidRequest("the body is not valid JSON") from None
             self._body = b""
         return self._json
 
@@ -127,6 +143,10 @@ def gone() -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
+FREQUENT = ("/health", "/health/live", "/health/ready", "/ping", "/metrics")
+"""Asked every few seconds: not worth a log line each."""
+
+
 class RequestIds:
     """ASGI middleware: gives every request an id, logs it and returns it as ``X-Request-Id``."""
 
@@ -145,19 +165,22 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = identity
                 seconds = time.monotonic() - began
-                # health checks come every few seconds
-                usual = scope["method"] in ("GET", "HEAD") and message["status"] < 400
-                level = logging.DEBUG if usual else logging.INFO
+                level = logging.DEBUG if scope["path"] in FREQUENT else logging.INFO
+                owner = (scope["state"].get("owner") or "-")[:8]
                 # quoted: a path may have line breaks in it
-                what = (identity, scope["method"], quote(scope["path"]), message["status"], seconds)
-                log.log(level, "request=%s method=%s path=%s status=%d seconds=%.3f", *what)
+                what = (identity, owner, scope["method"], quote(scope["path"]), message["status"], seconds)
+                log.log(level, "request=%s owner=%s method=%s path=%s status=%d seconds=%.3f", *what)
             await send(message)
 
         await self.app(scope, receive, send_with_id)
 
 
+IDLE_SECONDS = 60
+"""How long a caller may send nothing in the middle of a body."""
+
+
 class BodyLimit:
-    """ASGI middleware: refuses a body over the limit, by its announced length or while it streams in."""
+    """ASGI middleware: refuses a body that stalls or is over the limit, by its length or while it streams in."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
@@ -167,15 +190,23 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        is_whole = False
         announced = Headers(scope=scope).get("content-length", "")
         # the length check comes first: Python refuses to read numbers of thousands of digits
         received = self.limit + 1 if len(announced) > 18 or int(announced or 0) > self.limit else 0
 
         async def receive_limited() -> Message:
-            nonlocal received
+            nonlocal received, is_whole
+            if is_whole:  # what comes now is that the caller leaves, and may take its time
+                return await receive()
             if received <= self.limit:
-                message = await receive()
+                try:
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        message = await receive()
+                except TimeoutError:
+                    raise HTTPException(408, f"nothing of the body came for {IDLE_SECONDS} seconds") from None
                 received += len(message.get("body", b""))
+                is_whole = not message.get("more_body", False)
                 if received <= self.limit:
                     return message
             # the one exception that FastAPI lets through while it reads a body

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ltx2.errors import InvalidRequest, LTX2Error, NotReady, Unauthorized
 from ltx2.studio.job import PRIORITIES, Job, Order
-from ltx2.studio.keys import Keys
+from ltx2.studio.keys import HINT, WANTED, Keys
 from ltx2.studio.studio import Studio
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Authorize:
         self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
+        if scope["type"] == "http":
             path = scope["path"]
             scope.setdefault("state", {})["owner"] = None
             try:
@@ -59,7 +59,7 @@ def owner_of(request: Request) -> str:
     """
     owner = request.scope["state"]["owner"]
     if owner is None:
-        raise Unauthorized("this server wants an API key")
+        raise Unauthorized(WANTED, hint=HINT)
     return str(owner)
 
 

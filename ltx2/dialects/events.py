@@ -14,6 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, Field
 
 from ltx2.dialects.callers import owner_of
+from ltx2.dialects.declared import errors
 from ltx2.dialects.kiapi import JobId
 from ltx2.dialects.kiapi_bodies import ErrorMessage
 from ltx2.engine import Phase, Progress
@@ -62,16 +63,16 @@ class JobState(BaseModel):
 def router(studio: Studio) -> APIRouter:
     """The routes below a job."""
     routes = APIRouter(tags=["events"])
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorMessage} for status in (401, 404, 500)}
+    failed = errors(ErrorMessage, 401, 404, 500)
 
-    @routes.get("/v1/jobs/{job_id}/events", response_class=Response, responses={200: _described(), **errors})
+    @routes.get("/v1/jobs/{job_id}/events", response_class=Response, responses={200: _described(), **failed})
     async def events(job_id: JobId, request: Request) -> Response:
         """A job now and whenever it changes, up to its end. Whoever reads slowly misses what is overtaken."""
         # when the stream has begun it is too late to answer 404
         job = await studio.job(job_id, owner_of(request))
         return EventSourceResponse(stream(studio.watch(job.id, job.order.owner)), headers=_HEADERS)
 
-    @routes.post("/v1/jobs/{job_id}/cancel", responses=errors)
+    @routes.post("/v1/jobs/{job_id}/cancel", responses=failed)
     async def cancel(job_id: JobId, request: Request) -> JobState:
         """Cancel a job: a waiting one never starts, a running one stops, one that has ended stays as it is."""
         job = await studio.cancel(job_id, owner_of(request))

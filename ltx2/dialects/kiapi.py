@@ -4,12 +4,14 @@ import re
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Header, Path, Query, Request, Response, UploadFile
-from pydantic import AfterValidator, BaseModel
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, result_for
+from ltx2.dialects.declared import BINARY, PROMPT, RANGED, Responses, body, errors, file_answers, posted
+from ltx2.dialects.forms import FORM, read_form
 from ltx2.dialects.kiapi_bodies import (
     TYPE,
     AsyncJobResponse,
@@ -54,12 +56,30 @@ def _id(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-JobId = Annotated[str, Path(json_schema_extra={"pattern": "^job_[0-9a-f]+$"}), _id("job")]
-FileId = Annotated[str, Path(json_schema_extra={"pattern": "^file_[0-9a-f]+$"}), _id("file")]
+def _pattern(kind: str) -> dict[str, Any]:
+    return {"pattern": f"^{kind}_[0-9a-f]+$", "examples": [f"{kind}_0123456789abcdef0123456789abcdef"]}
+
+
+_AFTER = Query(description="ours: the id of the last one of a list, to go on from there")
+JobId = Annotated[str, Path(json_schema_extra=_pattern("job")), _id("job")]
+FileId = Annotated[str, Path(json_schema_extra=_pattern("file")), _id("file")]
+AfterJob = Annotated[Annotated[str, Field(json_schema_extra=_pattern("job")), _id("job")] | None, _AFTER]
+AfterFile = Annotated[Annotated[str, Field(json_schema_extra=_pattern("file")), _id("file")] | None, _AFTER]
 Limit = Annotated[int, Query(ge=1, le=LONGEST_LIST, description="ours: how many at most")]
 Accept = Annotated[str | None, Header(alias="Accept", description="application/json asks for the job, not the MP4")]
-Responses = dict[int | str, dict[str, Any]]
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_UPLOAD = {
+    "title": "Body_upload_v1_files_post",
+    "type": "object",
+    "properties": {
+        "file": {
+            "type": "string",
+            "contentMediaType": "application/octet-stream",
+            "title": "File",
+            "description": "its bytes",
+        }
+    },
+    "required": ["file"],
+}
 
 
 def owns(path: str) -> bool:
@@ -78,13 +98,13 @@ def router(studio: Studio) -> APIRouter:
 
 def _errors(*statuses: int) -> Responses:
     # 422 has a shape of its own, which the framework declares
-    return {status: {"model": ErrorMessage} for status in (401, *statuses, 500)}
+    return errors(ErrorMessage, 401, *statuses, 500)
 
 
 def _generating(routes: APIRouter, studio: Studio) -> None:
     clip: dict[str, Any] = {
         "description": "The MP4; the job where Accept asks for application/json",
-        "content": {"video/mp4": _BINARY},
+        "content": {"video/mp4": BINARY},
         "headers": {
             "X-Kiapi-File-Id": {"description": "of the MP4", "schema": {"type": "string"}},
             "X-Kiapi-Job-Id": {"description": "of the job", "schema": {"type": "string"}},
@@ -93,7 +113,12 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
     accepted: dict[str, Any] = {"description": "The job that was made, for async", "model": AsyncJobResponse}
     others: Responses = {200: clip, 202: accepted, **_errors(400, 409, 413, 429, 503, 504, 507)}
 
-    @routes.post("/v1/video/ltx2/generate", response_model=JobVideoResponse, responses=others)
+    examples = posted(
+        waves={"prompt": PROMPT, "width": 768, "height": 512, "num_frames": 49, "fps": 24, "seed": 7},
+        with_sound_and_as_a_job={"prompt": PROMPT, "num_frames": 49, "generate_audio": True, "mode": "async"},
+    )
+
+    @routes.post("/v1/video/ltx2/generate", response_model=JobVideoResponse, responses=others, openapi_extra=examples)
     async def generate(body: GenerateRequest, request: Request, accept: Accept = None) -> Response | JobVideoResponse:
         """Make a clip from text, images and sound. After 504 the job runs on, and can be asked for."""
         check(body, studio.settings)
@@ -109,7 +134,7 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
             return view(done)
         file_id = str(done.file_id)  # who succeeded has one
         headers = {"X-Kiapi-File-Id": file_id, "X-Kiapi-Job-Id": done.id}
-        return await file_answer(studio, file_id, order.owner, headers)
+        return await file_answer(studio, file_id, order.owner, request, render_error, headers=headers)
 
     @routes.get("/v1/video/ltx2/models", responses=_errors())
     async def list_models() -> list[CapabilityModelSpec]:
@@ -127,10 +152,10 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
 
 
 def _jobs(routes: APIRouter, studio: Studio) -> None:
-    @routes.get("/v1/jobs", response_model=JobListResponse, responses=_errors())
-    async def list_jobs(request: Request, limit: Limit = 100) -> Response:
+    @routes.get("/v1/jobs", response_model=JobListResponse, responses=_errors(404))
+    async def list_jobs(request: Request, limit: Limit = 100, after: AfterJob = None) -> Response:
         """The jobs of this caller, those of the other dialects too."""
-        jobs = await studio.jobs(owner_of(request), limit)
+        jobs = await studio.jobs(owner_of(request), limit, after)
         # a thousand of them would keep everybody else waiting
         return await studio.on_disk(lambda: _listed(JobListResponse(data=[view(job) for job in jobs])))
 
@@ -147,40 +172,48 @@ def _jobs(routes: APIRouter, studio: Studio) -> None:
 
 
 def _files(routes: APIRouter, studio: Studio) -> None:
-    @routes.post("/v1/files", responses=_errors(413, 507))
-    async def upload(file: Annotated[UploadFile, File(description="its bytes")], request: Request) -> FileRecord:
+    store = (503, 507)  # it does not answer, it is full
+    wrong: Responses = {
+        422: {
+            "description": "Validation Error",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
+        }
+    }
+    form = body(media_type=FORM, schema=_UPLOAD, photo={"file": "the bytes of a photo.jpg"})
+
+    @routes.post("/v1/files", responses={**wrong, **_errors(413, *store)}, openapi_extra=form)
+    async def upload(request: Request) -> FileRecord:
         """Keep a file, to be named in requests."""
         owner = owner_of(request)
+        _, file = await read_form(request, (), "file")
         await studio.on_disk(studio.files.check_room)
-        data = await file.read()
-        if not data:
-            raise InvalidRequest("it is empty", field="file")
-        return record(await studio.on_disk(partial(studio.files.add, data, owner=owner, filename=file.filename)))
+        add = partial(studio.files.add, file.data, owner=owner, filename=file.filename)
+        return record(await studio.on_disk(add))
 
-    @routes.get("/v1/files", response_model=FileListResponse, responses=_errors())
-    async def list_files(request: Request, limit: Limit = 100) -> Response:
+    @routes.get("/v1/files", response_model=FileListResponse, responses=_errors(404, *store))
+    async def list_files(request: Request, limit: Limit = 100, after: AfterFile = None) -> Response:
         """The files of this caller: what was sent, and what was made."""
-        files = await studio.on_disk(partial(studio.files.list, owner_of(request), limit=limit))
+        files = await studio.on_disk(partial(studio.files.list, owner_of(request), limit=limit, after=after))
         return await studio.on_disk(lambda: _listed(FileListResponse(data=[record(file) for file in files])))
 
-    @routes.get("/v1/files/{file_id}", responses=_errors(404))
+    @routes.get("/v1/files/{file_id}", responses=_errors(404, *store))
     async def get_file(file_id: FileId, request: Request) -> FileRecord:
         """A file without its bytes."""
         return record(await studio.on_disk(studio.files.get, file_id, owner_of(request)))
 
-    @routes.delete("/v1/files/{file_id}", responses=_errors(404))
+    @routes.delete("/v1/files/{file_id}", responses=_errors(404, *store))
     async def delete_file(file_id: FileId, request: Request) -> FileDeleteResponse:
         """Remove a file. Jobs that made or used it still name it."""
         await studio.on_disk(studio.files.delete, file_id, owner_of(request))
         return FileDeleteResponse(deleted=True, file_id=file_id)
 
-    binary: Responses = {200: {"description": "The bytes", "content": {"*/*": _BINARY}}}
+    binary = {**file_answers("*/*", "The bytes", ErrorMessage), **_errors(404, *store)}
 
     @routes.head("/v1/files/{file_id}/download", include_in_schema=False)
-    @routes.get("/v1/files/{file_id}/download", response_class=Response, responses={**binary, **_errors(404)})
+    @routes.get("/v1/files/{file_id}/download", response_class=Response, responses=binary, openapi_extra=RANGED)
     async def download_file(file_id: FileId, request: Request) -> Response:
         """The bytes of a file, all or a range."""
-        return await file_answer(studio, file_id, owner_of(request))
+        return await file_answer(studio, file_id, owner_of(request), request, render_error)
 
 
 def _listed(answer: BaseModel) -> Response:

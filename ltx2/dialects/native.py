@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pybase64
@@ -21,6 +20,7 @@ from ltx2.dialects.base import (
     request_id,
 )
 from ltx2.dialects.callers import order_of, result_for
+from ltx2.dialects.declared import JOB_ID, PROMPT, errors, posted
 from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
 from ltx2.studio.job import Job
@@ -48,11 +48,19 @@ def router(studio: Studio) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=["native"], route_class=JsonRoute)
 
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse} for status in sorted({*STATUS.values()})
-    }
+    answers = {200: {"headers": JOB_ID}, **errors(ErrorResponse, *sorted({*STATUS.values()}))}
+    examples = posted(
+        waves={"prompt": PROMPT, "width": 512, "height": 288, "num_frames": 49, "seed": 7},
+        silent={"prompt": "A paper boat drifts down a gutter", "num_frames": 25, "include_audio": False},
+    )
 
-    @routes.post("/generate", summary="Generate a video", response_model=GenerateResponse, responses=errors)
+    @routes.post(
+        "/generate",
+        summary="Generate a video",
+        response_model=GenerateResponse,
+        responses=answers,
+        openapi_extra=examples,
+    )
     async def generate(body: GenerateBody, request: Request) -> Response:
         making = studio.submit(*to_request(body), order_of(request, NAME))
         job = await result_for(request, studio, making)
@@ -100,13 +108,14 @@ def _answer(studio: Studio, job: Job) -> Response:
     """The response of a job that succeeded."""
     if job.result is None or job.file_id is None:
         raise Internal("the job has no result")
-    with studio.files.local(job.file_id, job.order.owner) as (_, path):
-        return _with_video(path, view(job.request, job.result), {"X-Job-Id": job.id})
+    _, file = studio.files.open(job.file_id, job.order.owner)
+    with file:
+        return _with_video(file.read(), view(job.request, job.result), {"X-Job-Id": job.id})
 
 
-def _with_video(path: Path, facts: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+def _with_video(mp4: bytes, facts: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """The response with the file inside, joined from bytes: a JSON encoder would copy megabytes twice."""
-    video = pybase64.b64encode(path.read_bytes())
+    video = pybase64.b64encode(mp4)
     rest = json.dumps(facts, allow_nan=False).encode()
     body = b"".join((b'{"video":"data:video/mp4;base64,', video, b'",', rest[1:]))
     return Response(body, headers=headers, media_type="application/json")

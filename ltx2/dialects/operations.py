@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from ltx2.dialects.base import json_response
+from ltx2.dialects.base import ErrorResponse, json_response
+from ltx2.dialects.declared import errors
 from ltx2.engine import EngineStatus
 from ltx2.studio.studio import Studio
 
@@ -88,7 +89,7 @@ def router(studio: Studio) -> APIRouter:
         "/metrics",
         summary="Figures for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(ErrorResponse, 401)},
     )
     async def metrics() -> Response:
         return Response(studio.metrics.render(), media_type=PROMETHEUS)

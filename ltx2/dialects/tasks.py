@@ -1,20 +1,18 @@
 """The tasks dialect: a clip is a task to be polled, and its MP4 lies at a link that can be passed on."""
 
 import re
-from collections.abc import Mapping
 from operator import not_
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, result_for
+from ltx2.dialects.declared import PROMPT, RANGED, Responses, errors, file_answers, posted
+from ltx2.dialects.forms import FORM, read_form
 from ltx2.dialects.sending import file_answer
-from ltx2.errors import InvalidRequest, LTX2Error, NotFound, StorageFull
+from ltx2.errors import LTX2Error, NotFound
 from ltx2.payload import Sources, invalid
 from ltx2.request import (
     Fps,
@@ -33,16 +31,16 @@ from ltx2.studio.job import Job, Order
 from ltx2.studio.studio import Studio
 
 NAME = "tasks"
-MOST_FILES, MOST_FIELDS = 4, 50
-"""Parts of one form. What is unknown is ignored, but not a hundred thousand of it."""
 
 _BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), "/outputs/")
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _OUTPUT = re.compile(r"ltx2_(job_[0-9a-f]{32})\.mp4")
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_DECIMAL = re.compile(r"-?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 
+Token = Annotated[str | None, Query(description="of a task's link; stands for an API key, for this clip and a while")]
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
-Responses = dict[int | str, dict[str, Any]]
 
 
 class TextToVideo(Strict):
@@ -69,9 +67,20 @@ class TextToVideo(Strict):
 class ImageToVideo(TextToVideo):
     """The same with an image, as a form: numbers are sent as texts."""
 
-    model_config = ConfigDict(strict=False)
-
     image: bytes = Field(description="PNG, JPEG or WebP of the first frame")
+
+    @field_validator("height", "width", "num_frames", "num_inference_steps", "seed", mode="before")
+    @classmethod
+    def _integer(cls, value: object) -> object:
+        # Python itself would read spaces, underscores and the digits of all scripts
+        return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
+
+    @field_validator(
+        "frame_rate", "cfg_scale_video", "stg_scale_video", "cfg_scale_audio", "modality_scale", mode="before"
+    )
+    @classmethod
+    def _decimal(cls, value: object) -> object:
+        return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
 class TaskError(BaseModel):
@@ -130,13 +139,15 @@ def router(studio: Studio) -> APIRouter:
 
 
 def _errors(*statuses: int) -> Responses:
-    return {status: {"model": TaskError} for status in (401, *statuses, 500)}
+    return errors(TaskError, 401, *statuses, 500)
 
 
 def _making(routes: APIRouter, studio: Studio) -> None:
     refused = (413, 422, 429, 503, 507)
+    example = {"prompt": PROMPT, "width": 768, "height": 512, "num_frames": 49, "frame_rate": 24.0, "seed": 7}
+    text = posted(waves=example)
     schema = ImageToVideo.model_json_schema()
-    form = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    form = posted(media_type=FORM, schema=schema, waves=example | {"image": "the bytes of a photo.jpg"})
 
     async def queued(body: TextToVideo, request: Request) -> Response:
         job = await studio.submit(*to_request(body), _order(body, request))
@@ -148,7 +159,7 @@ def _making(routes: APIRouter, studio: Studio) -> None:
         job = await result_for(request, studio, making)
         return gone() if job is None else json_response({"task_id": job.id, **view(job, _url(job, request, studio))})
 
-    @routes.post("/v1/video/async_t2v", response_model=TaskQueued, responses=_errors(*refused))
+    @routes.post("/v1/video/async_t2v", response_model=TaskQueued, responses=_errors(*refused), openapi_extra=text)
     async def async_t2v(body: TextToVideo, request: Request) -> Response:
         """Make a clip from text. Answers at once, with the id of a task to ask for."""
         return await queued(body, request)
@@ -156,9 +167,9 @@ def _making(routes: APIRouter, studio: Studio) -> None:
     @routes.post("/v1/video/async_i2v", response_model=TaskQueued, responses=_errors(*refused), openapi_extra=form)
     async def async_i2v(request: Request) -> Response:
         """Make a clip that begins with an image. Answers at once, with the id of a task to ask for."""
-        return await queued(await read_form(request), request)
+        return await queued(await _posted(request), request)
 
-    @routes.post("/v1/video/t2v", response_model=VideoDone, responses=_errors(*refused, 409, 504))
+    @routes.post("/v1/video/t2v", response_model=VideoDone, responses=_errors(*refused, 409, 504), openapi_extra=text)
     async def t2v(body: TextToVideo, request: Request) -> Response:
         """Make a clip from text, and answer when it is finished. After 504 the task runs on."""
         return await waited(body, request)
@@ -166,16 +177,12 @@ def _making(routes: APIRouter, studio: Studio) -> None:
     @routes.post("/v1/video/i2v", response_model=VideoDone, responses=_errors(*refused, 409, 504), openapi_extra=form)
     async def i2v(request: Request) -> Response:
         """Make a clip that begins with an image, and answer when it is finished. After 504 the task runs on."""
-        return await waited(await read_form(request), request)
+        return await waited(await _posted(request), request)
 
 
 def _asking(routes: APIRouter, studio: Studio) -> None:
     states = TaskProcessing | TaskCompleted | TaskFailed
-    clip: Responses = {
-        200: {"description": "The MP4", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}},
-        206: {"description": "A range of it"},
-        416: {"description": "It has no such range"},
-    }
+    clip = {**file_answers("video/mp4", "The MP4", TaskError), **_errors(404, 422, 503, 507)}
 
     @routes.get("/v1/video/tasks/{task_id}", response_model=states, responses=_errors(404, 422))
     async def task(task_id: str, request: Request) -> Response:
@@ -186,8 +193,8 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
         return json_response(view(job, _url(job, request, studio)))
 
     @routes.head("/outputs/{filename}", include_in_schema=False)
-    @routes.get("/outputs/{filename}", response_class=Response, responses={**clip, **_errors(404, 422)})
-    async def output(filename: str, request: Request, token: Annotated[str | None, Query()] = None) -> Response:
+    @routes.get("/outputs/{filename}", response_class=Response, responses=clip, openapi_extra=RANGED)
+    async def output(filename: str, request: Request, token: Token = None) -> Response:
         """The MP4 of a task, all or a range. The token of a task's link stands for an API key."""
         named = _OUTPUT.fullmatch(filename)
         if not named:
@@ -196,52 +203,22 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
         job = await studio.job(named[1], owner)
         if job.file_id is None:
             raise NotFound("this clip is not finished")
-        return await file_answer(studio, job.file_id, owner, name=filename)
+        return await file_answer(studio, job.file_id, owner, request, render_error, name=filename)
 
 
-async def read_form(request: Request) -> ImageToVideo:
-    """The fields and the image of a form.
+async def _posted(request: Request) -> ImageToVideo:
+    """The body in a form. Fields left empty are as good as absent, as in forms on web pages.
 
     Raises:
         InvalidRequest: it is no form, or a field is wrong.
         StorageFull: a large image found no room on the way.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise InvalidRequest("the body must be a form, sent as Content-Type: multipart/form-data")
+    texts, image = await read_form(request, ImageToVideo.model_fields, "image")
+    given = {name: text for name, text in texts.items() if text or name in _TEXTS}
     try:
-        form = await request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS)
-    except HTTPException as error:
-        # the body limit speaks for itself
-        if error.status_code != 400:
-            raise
-        raise InvalidRequest(f"the form could not be read: {error.detail}") from None
-    except ClientDisconnect:
-        raise InvalidRequest("the form ended in the middle") from None
-    except ValueError:
-        # the charset that a form claims may be none for texts
-        raise InvalidRequest("the form could not be read") from None
-    except OSError as error:
-        raise StorageFull(f"there is no room for the form: {error.strerror}", hint="try again later") from None
-    try:
-        return ImageToVideo.model_validate(await _fields(form))
+        return ImageToVideo.model_validate(given | {"image": image.data})
     except ValidationError as error:
         raise invalid(error.errors(include_url=False, include_input=False)[0]) from None
-    finally:
-        await form.close()
-
-
-async def _fields(form: FormData) -> Mapping[str, str | bytes]:
-    """The known fields of a form. Those left empty are as good as absent, as in forms on web pages."""
-    given: dict[str, str | bytes] = {}
-    for name, value in form.multi_items():
-        if name not in ImageToVideo.model_fields or (value == "" and name not in _TEXTS):
-            continue
-        if name in given:
-            raise InvalidRequest("was sent more than once", field=name)
-        if name == "image" and isinstance(value, str):
-            raise InvalidRequest("must be sent as a file", field=name)
-        given[name] = await value.read() if isinstance(value, UploadFile) else value
-    return given
 
 
 def to_request(body: TextToVideo) -> tuple[GenerationRequest, Sources]:

@@ -6,12 +6,12 @@ from typing import Final
 import pybase64
 
 from ltx2.errors import MediaTooLarge, UnsupportedMedia, UrlNotAllowed
+from ltx2.payload import FILE_ID
 from ltx2.settings import Settings
 
 _HINT: Final = "send the bytes as a data URL (data:image/png;base64,…) or as plain base64, or an http(s) URL"
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,30}:", re.IGNORECASE)
 _DATA_URL: Final = re.compile(r"data:([^,]{0,1000}),", re.IGNORECASE)
-_FILE_ID: Final = re.compile(r"file_[0-9a-f]{32}")
 _SPACE: Final = b" \t\r\n\v\f"
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
@@ -23,7 +23,7 @@ def is_web_url(source: str) -> bool:
 
 def file_id_of(source: str | bytes) -> str | None:
     """The id of a file of this server, if the source is one."""
-    named = isinstance(source, str) and _FILE_ID.fullmatch(source)
+    named = isinstance(source, str) and FILE_ID.fullmatch(source)
     return named.group() if named else None
 
 

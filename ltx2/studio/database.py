@@ -1,8 +1,10 @@
 """The tables, and the one way to write to them. SQLite in the data folder, or a server's database by URL."""
 
+import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,8 +24,11 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    insert,
+    make_url,
+    select,
 )
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from ltx2.errors import NotReady, StorageFull
 from ltx2.settings import Settings
@@ -94,11 +99,23 @@ deliveries = Table(
 )
 
 
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", String(64), nullable=False),
+)
+"""What is to be known of the database itself."""
+
+VERSION = "1"
+"""Of the tables. A program that finds another one leaves them alone."""
+
+
 class Database:
     """Opens the database and makes what is missing in it. Usable from any thread.
 
     Raises:
-        NotReady: it cannot be opened; the message says why.
+        NotReady: it cannot be opened, or another version of this program has made it; the message says which.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -113,14 +130,30 @@ class Database:
             if self._engine.dialect.name == "sqlite":
                 event.listen(self._engine, "connect", _durable)
             metadata.create_all(self._engine)
+            known = self._facts()
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             # a driver's own words may have the password
             raise NotReady(
                 f"the database cannot be opened ({type(error).__name__})",
                 hint="see LTX2_DATABASE_URL, and whether this user can write to LTX2_DATA_DIR",
             ) from None
+        if known["version"] != VERSION:
+            raise NotReady(
+                f"the database has tables of version {known['version']}, this server knows {VERSION}",
+                hint="use the server that made them, or another LTX2_DATA_DIR or LTX2_DATABASE_URL",
+            )
+        self.id: str = known["id"]
+        """Of this very database."""
         # SQLite has one writer at a time: waiting here is fairer than in its busy handler
         self._writing = threading.Lock()
+
+    def _facts(self) -> dict[str, str]:
+        with self._engine.begin() as connection:
+            known = {row.name: row.value for row in connection.execute(select(facts))}
+            if not known:
+                known = {"version": VERSION, "id": secrets.token_hex(16)}
+                connection.execute(insert(facts), [{"name": name, "value": value} for name, value in known.items()])
+            return known
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -128,6 +161,7 @@ class Database:
 
         Raises:
             StorageFull: the disk is full; nothing was kept.
+            NotReady: it is locked or gone; nothing was kept.
         """
         try:
             with self._writing, self._engine.begin() as connection:
@@ -135,6 +169,8 @@ class Database:
         except OperationalError as error:
             if "full" in str(error.orig).lower():
                 raise StorageFull("the server's database cannot grow: its disk is full") from None
+            if "locked" in str(error.orig).lower() or error.connection_invalidated:
+                raise NotReady("the server's database cannot be written now", hint="try again later") from None
             raise
 
     @contextmanager
@@ -155,23 +191,33 @@ def _durable(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def lock_folder(settings: Settings) -> FileLock:
-    """The lock on the data folder, held as long as the server runs.
+def lock_places(settings: Settings) -> ExitStack:
+    """The locks on the data folder and on a database in a file, held as long as the server runs.
+
+    A database on a server has none: that only one server of ours uses it is for its operator to see to.
 
     Raises:
-        NotReady: another server holds it, or the folder cannot be used.
+        NotReady: another server holds one, or the folder cannot be used.
     """
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(settings.data_dir / "server.lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise NotReady(
-            "another server uses this data folder", hint="end it, or set LTX2_DATA_DIR to another folder"
-        ) from None
-    except OSError as error:
-        raise NotReady(
-            f"the data folder cannot be used: {error.strerror}",
-            hint="set LTX2_DATA_DIR to a folder that this user can write",
-        ) from None
-    return lock
+    places = {settings.data_dir / "server.lock": "this data folder"}
+    if settings.database_url is not None:
+        with suppress(ArgumentError):  # which is told when it is opened
+            url = make_url(settings.database_url.get_secret_value())
+            if url.get_backend_name() == "sqlite" and url.database:
+                places[Path(url.database + ".lock")] = "this database"
+    with ExitStack() as held:
+        for place, name in places.items():
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(place, timeout=0))
+            except Timeout:
+                raise NotReady(
+                    f"another server uses {name}", hint="end it, or set LTX2_DATA_DIR to another folder"
+                ) from None
+            except OSError as error:
+                raise NotReady(
+                    f"the data folder cannot be used: {error.strerror}",
+                    hint="set LTX2_DATA_DIR to a folder that this user can write",
+                ) from None
+        return held.pop_all()
+    raise AssertionError  # mypy takes an ExitStack for one that swallows exceptions

@@ -3,13 +3,14 @@
 A record is written after its bytes and removed before them, so that whoever finds a record finds the bytes.
 """
 
+import logging
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, or_, select
 
@@ -19,6 +20,8 @@ from ltx2.settings import Settings
 from ltx2.studio.database import Database, files, jobs
 from ltx2.studio.job import TERMINAL, new_id
 from ltx2.studio.storage import Storage, is_id
+
+log = logging.getLogger(__name__)
 
 UNKNOWN: Final = "application/octet-stream"
 _TYPES: Final = {
@@ -154,16 +157,25 @@ class Files:
         """Raises NotFound: there is none, or it is somebody else's."""
         return self._storage.read(self.get(file_id, owner).id)
 
-    @contextmanager
-    def local(self, file_id: str, owner: str) -> Iterator[tuple[FileRecord, Path]]:
-        """A file with a path to read it from, good within the context.
+    def open(self, file_id: str, owner: str) -> tuple[FileRecord, IO[bytes]]:
+        """A file, to be read and closed by the caller. Who deletes it meanwhile does no harm.
 
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
         record = self.get(file_id, owner)
-        with self._storage.local(record.id) as path:
-            yield record, path
+        return record, self._storage.open(record.id)
+
+    @contextmanager
+    def local(self, file_id: str, owner: str) -> Iterator[tuple[FileRecord, Path]]:
+        """A file with a path to read it from, good within the context, unless somebody deletes it.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        record, file = self.open(file_id, owner)
+        with file:
+            yield record, Path(file.name)
 
     def delete(self, file_id: str, owner: str) -> None:
         """Raises NotFound: there is none, or it is somebody else's."""
@@ -193,9 +205,10 @@ class Files:
     def remove_orphans(self) -> int:
         """Remove what a killed process left: bytes without a record, and half-written ones. Returns how many.
 
-        To be called before anything is added. A place that others may use too is left alone.
+        To be called before anything is added. A place that others may use too is left alone, and so is everything
+        where the records are in another database than before: to that, all of it would be orphans.
         """
-        if self._storage.shared:
+        if self._storage.shared or not self._is_home():
             return 0
         partial = self._storage.remove_partial()
         there = set(self._storage.ids())
@@ -204,6 +217,16 @@ class Files:
         for file_id in orphans:
             self._storage.delete(file_id)
         return partial + len(orphans)
+
+    def _is_home(self) -> bool:
+        """Whether the records of the files that lie here are in this database."""
+        note = self._settings.data_dir / "files-database"
+        if not note.exists():
+            note.write_text(self._database.id)
+        is_home = note.read_text() == self._database.id
+        if not is_home:
+            log.warning("the files are those of another database and stay; remove %s to make them this one's", note)
+        return is_home
 
     def check_room(self) -> None:
         """Raises StorageFull: all files together are as large as they may be."""

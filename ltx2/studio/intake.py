@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from ltx2.errors import InvalidRequest, MediaTooLarge, NotFound
+from ltx2.errors import InvalidRequest, MediaTooLarge, NotFound, UnknownFile
 from ltx2.media.audio import decode_audio
 from ltx2.media.fetch import fetch
 from ltx2.media.images import decode_image
@@ -69,7 +69,7 @@ def _read(name: str, source: Source, settings: Settings, read_file: Reader) -> b
     try:
         return read_file(file_id)
     except NotFound as error:
-        raise InvalidRequest(error.message, field=name) from None
+        raise UnknownFile(error.message, field=name) from None
 
 
 def _check(request: GenerationRequest, media: dict[str, bytes], settings: Settings) -> None:

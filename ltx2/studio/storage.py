@@ -9,10 +9,10 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, BinaryIO, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 from ltx2.errors import LTX2Error, NotFound, NotReady, StorageFull
 from ltx2.settings import Settings
@@ -52,8 +52,8 @@ class Storage(Protocol):
     def read(self, file_id: str) -> bytes:
         """Raises NotFound: there is none."""
 
-    def local(self, file_id: str) -> AbstractContextManager[Path]:
-        """A path to read from, good within the context. Nobody may change what lies there.
+    def open(self, file_id: str) -> IO[bytes]:
+        """The bytes, to be read and closed by the caller, whatever becomes of what is stored. It has a path as its name.
 
         Raises:
             NotFound: there is none.
@@ -129,20 +129,19 @@ class LocalStorage:
             self._sync()
 
     def read(self, file_id: str) -> bytes:
-        with self.local(file_id) as path, _in_words(), _missing():
-            return path.read_bytes()
+        with self.open(file_id) as file, _in_words():
+            return file.read()
 
-    @contextmanager
-    def local(self, file_id: str) -> Iterator[Path]:
-        if not self.exists(file_id):
-            raise _no_file()
-        yield self._path(file_id)
+    def open(self, file_id: str) -> IO[bytes]:
+        path = self._path(file_id)
+        with _in_words(), _missing():
+            return open(path, "rb", opener=_regular)
 
     def exists(self, file_id: str) -> bool:
         path = self._path(file_id)
         with _in_words():
             try:
-                # a link is none of ours, wherever it leads
+                # a link is none
                 return S_ISREG(path.lstat().st_mode)
             except FileNotFoundError:
                 return False
@@ -169,7 +168,7 @@ class LocalStorage:
     def _path(self, file_id: str) -> Path:
         return self._folder / _checked(file_id)
 
-    def _write(self, target: Path, source: BinaryIO) -> None:
+    def _write(self, target: Path, source: IO[bytes]) -> None:
         part = target.with_name(target.name + PART)
         try:
             with open(part, "wb", opener=_no_link) as file:
@@ -247,20 +246,18 @@ class RemoteStorage:
         with _in_words(), _missing():
             return bytes(self._fs.cat_file(key))
 
-    @contextmanager
-    def local(self, file_id: str) -> Iterator[Path]:
+    def open(self, file_id: str) -> IO[bytes]:
         key = self._key(file_id)
         with _in_words():
             self._work.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix="download-", dir=self._work)
-            os.close(handle)
-        path = Path(name)
+            file = tempfile.NamedTemporaryFile(prefix="download-", dir=self._work)  # noqa: SIM115 - for the caller
         try:
             with _in_words(), _missing():
-                self._fs.get_file(key, name)
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+                self._fs.get_file(key, file.name)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def exists(self, file_id: str) -> bool:
         key = self._key(file_id)
@@ -313,16 +310,24 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _no_file() -> NotFound:
-    return NotFound("there is no such file", hint="files are removed after LTX2_FILES_HOURS")
+def _regular(path: str, flags: int) -> int:
+    # what waits for a writer would be waited for
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise FileNotFoundError
 
 
 @contextmanager
 def _missing() -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise _no_file() from None
+    except OSError as error:
+        # a link is none of ours, wherever it leads
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+            raise NotFound("there is no such file", hint="files are removed after LTX2_FILES_HOURS") from None
+        raise
 
 
 @contextmanager

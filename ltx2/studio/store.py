@@ -1,25 +1,29 @@
 """Jobs as they are written down. Every change of state is guarded by the state it leaves: a terminal one never is."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ltx2.engine import ClipFacts, Progress
-from ltx2.errors import InvalidRequest, NotFound
+from ltx2.errors import Internal, InvalidRequest, NotFound
 from ltx2.request import GenerationRequest
 from ltx2.studio.database import Database, deliveries, jobs
 from ltx2.studio.files import FileRecord, insert_file
 from ltx2.studio.job import MOST_TRIES, TERMINAL, Failure, Job, Order, State, new_id
 
+log = logging.getLogger(__name__)
+
 _FACTS = TypeAdapter(ClipFacts)
+UNREADABLE = Failure("internal", "another version of this server has written a request that this one cannot read")
 CRASHED = Failure(
     "worker_crashed",
-    f"the process that holds the model ended while this job ran, {MOST_TRIES} times",
+    f"the server, or the process that holds the model, ended while this job ran, {MOST_TRIES} times",
     hint="the server's log says how; a smaller picture or fewer frames need less memory",
 )
 
@@ -109,12 +113,20 @@ class Store:
             raise NotFound("there is no such job", hint="ended jobs are forgotten after LTX2_JOBS_HOURS")
         return job_of(row)
 
-    def newest(self, owner: str, limit: int) -> list[Job]:
-        """The newest jobs of an owner, the newest first."""
+    def newest(self, owner: str, limit: int, after: str | None = None) -> list[Job]:
+        """The newest jobs of an owner, the newest first; or the next ones after one of them.
+
+        Raises:
+            NotFound: there is no such job to go on after.
+        """
         mine = (jobs.c.owner == owner) & jobs.c.hidden.is_(False)
+        if after is not None:
+            last = self.get(after, owner)
+            same = (jobs.c.created_at == last.created_at) & (jobs.c.id > last.id)
+            mine &= (jobs.c.created_at < last.created_at) | same
         first = select(jobs).where(mine).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
         with self._database.read() as connection:
-            return [job_of(row) for row in connection.execute(first)]
+            return [job for row in connection.execute(first) if (job := _readable(row)) is not None]
 
     def begin(self, job_id: str, now: float, *, fake: bool = False) -> Job | None:
         """queued → running, one try more. None when it is not queued any more."""
@@ -148,16 +160,24 @@ class Store:
             **asdict(Progress("muxing")),
         }
         with self._database.write() as connection:
-            ended = _end(connection, job_id, ("running",), values)
-            if ended:
+            if _end(connection, job_id, ("running",), values):
                 insert_file(connection, file)
-            return ended
+                return True
+            # written before, when only the answer of the database was lost?
+            ours = (jobs.c.id == job_id) & (jobs.c.state == "succeeded") & (jobs.c.file_id == file.id)
+            return connection.execute(select(jobs.c.id).where(ours)).one_or_none() is not None
 
     def fail(self, job_id: str, failure: Failure, now: float) -> bool:
         """running → failed. False when it is not running any more."""
         values = {"state": "failed", "finished_at": now, "failure": asdict(failure)}
         with self._database.write() as connection:
             return _end(connection, job_id, ("running",), values)
+
+    def give_up(self, job_id: str, failure: Failure, now: float) -> bool:
+        """queued or running → failed. False when it is over."""
+        values = {"state": "failed", "finished_at": now, "failure": asdict(failure)}
+        with self._database.write() as connection:
+            return _end(connection, job_id, ("queued", "running"), values)
 
     def cancelled(self, job_id: str, now: float) -> bool:
         """running → canceled, when its generation has stopped."""
@@ -177,11 +197,13 @@ class Store:
         return self.get(job_id, owner)
 
     def forget(self, job_id: str, owner: str) -> None:
-        """Show a job to nobody any more, and let its idempotency key be used again."""
+        """Show a job to nobody any more, tell nobody of it, and let its idempotency key be used again."""
         mine = (jobs.c.id == job_id) & (jobs.c.owner == owner)
         hidden = {"hidden": True, "idempotency_key": None, "webhook_url": None, "upload_url": None}
+        waiting = (deliveries.c.job_id == job_id) & (deliveries.c.state == "waiting")
         with self._database.write() as connection:
             connection.execute(update(jobs).where(mine).values(hidden))
+            connection.execute(delete(deliveries).where(waiting))
 
     def recover(self, now: float) -> list[Job]:
         """Take up what a server before this one left: all queued jobs, the oldest first.
@@ -190,7 +212,8 @@ class Store:
         """
         running = jobs.c.state == "running"
         with self._database.write() as connection:
-            for row in connection.execute(select(jobs.c.id, jobs.c.cancel_requested, jobs.c.tries).where(running)):
+            left = connection.execute(select(jobs.c.id, jobs.c.cancel_requested, jobs.c.tries).where(running)).all()
+            for row in left:
                 if row.cancel_requested:
                     _end(connection, row.id, ("running",), {"state": "canceled", "finished_at": now})
                 elif row.tries >= MOST_TRIES:
@@ -200,12 +223,17 @@ class Store:
                     values = {"state": "queued", "phase": "queued", "step": 0, "steps": 0}
                     _move(connection, row.id, ("running",), values)
             queued = select(jobs).where(jobs.c.state == "queued").order_by(jobs.c.created_at)
-            return [job_of(row) for row in connection.execute(queued)]
+            found = {row.id: _readable(row) for row in connection.execute(queued).all()}
+            for job_id in (job_id for job_id, job in found.items() if job is None):
+                values = {"state": "failed", "finished_at": now, "failure": asdict(UNREADABLE)}
+                _end(connection, job_id, ("queued",), values)
+            return [job for job in found.values() if job is not None]
 
     def sweep(self, before: float) -> int:
-        """Forget jobs that ended earlier than that, and whose deliveries are done. Returns how many."""
+        """Remove jobs that ended earlier than that or were forgotten, once they are delivered. Returns how many."""
         waiting = select(deliveries.c.job_id).where(deliveries.c.state == "waiting")
-        old = jobs.c.state.in_(TERMINAL) & (jobs.c.finished_at < before) & jobs.c.id.not_in(waiting)
+        forgotten = or_(jobs.c.finished_at < before, jobs.c.hidden.is_(True))
+        old = jobs.c.state.in_(TERMINAL) & forgotten & jobs.c.id.not_in(waiting)
         with self._database.write() as connection:
             gone = connection.execute(delete(jobs).where(old)).rowcount
             orphans = deliveries.c.job_id.not_in(select(jobs.c.id))
@@ -244,8 +272,28 @@ def _end(
     return True
 
 
+def _readable(row: Row[Any]) -> Job | None:
+    """The job of a row; None where another version of this program wrote what this one cannot read."""
+    try:
+        return job_of(row)
+    except Internal:
+        log.warning("job=%s was written by another version of this server and cannot be read", row.id)
+        return None
+
+
 def job_of(row: Row[Any]) -> Job:
-    """The job that a row of the table stands for."""
+    """The job that a row of the table stands for.
+
+    Raises:
+        Internal: another version of this program wrote what this one cannot read.
+    """
+    try:
+        return _job(row)
+    except (ValueError, TypeError):
+        raise UNREADABLE.error from None  # their words may be the caller's
+
+
+def _job(row: Row[Any]) -> Job:
     return Job(
         id=row.id,
         order=Order(row.owner, row.dialect, row.priority, row.idempotency_key, row.webhook_url, row.upload_url),

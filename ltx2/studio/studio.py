@@ -2,39 +2,35 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Engine, EngineStatus
-from ltx2.errors import Canceled, LTX2Error, NotReady, QueueFull, TimedOut
-from ltx2.media.fetch import check_target
-from ltx2.media.sources import file_id_of
+from ltx2.errors import Canceled, LTX2Error, NotReady, TimedOut
 from ltx2.payload import Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
-from ltx2.studio.database import Database, lock_folder
+from ltx2.studio.database import Database, lock_places
 from ltx2.studio.delivery import Outbox
-from ltx2.studio.direct import SEED_BITS
 from ltx2.studio.files import Files
-from ltx2.studio.intake import take_in
-from ltx2.studio.job import Job, Order, new_id, outline
+from ltx2.studio.job import Job, Order, outline
 from ltx2.studio.keys import Keys
 from ltx2.studio.live import Live
 from ltx2.studio.metrics import Metrics
+from ltx2.studio.reception import Reception
 from ltx2.studio.storage import open_storage
-from ltx2.studio.store import Store, fingerprint
+from ltx2.studio.store import Store
 from ltx2.studio.turns import Turns
 from ltx2.studio.worker import JobWorker
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Media = dict[str, bytes]
 
 SWEEP_SECONDS = 60
 
@@ -54,7 +50,7 @@ class Studio:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
-        self._lock = lock_folder(settings)
+        self._locks = lock_places(settings)
         self.keys = Keys(settings)
         self._database = Database(settings)
         self.files = Files(self._database, open_storage(settings), settings)
@@ -66,11 +62,14 @@ class Studio:
         self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="disk")
         self._worker = JobWorker(engine, self._store, self.files, self._disk)
-        self._turns = Turns()
         self._live: dict[str, Live] = {}
-        self._taking_in = 0
+        self._turns = Turns()
+        self._reception = Reception(
+            settings, self._store, self.files, self._intake, self._disk, self._turns, self._room
+        )
         self._wake = asyncio.Event()
         self._is_draining = False
+        self._drained_at = 0.0
         self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._spawned: set[asyncio.Task[Any]] = set()
@@ -80,12 +79,16 @@ class Studio:
         for job in await self.on_disk(self._store.recover, time.time()):
             self._accept(job)
         await self.on_disk(self.files.remove_orphans)
+        for left in self.settings.work_dir.glob("download-*"):
+            left.unlink(missing_ok=True)
         if self.settings.residency == "resident":
             self._worker.load()
         self._tasks = [asyncio.create_task(work()) for work in (self._dispatch, self._sweep, self._outbox.deliver)]
 
     def drain(self) -> None:
         """Accept nothing more, and let those go who only watch. What was accepted goes on."""
+        if not self._is_draining:
+            self._drained_at = time.monotonic()
         self._is_draining = True
         for live in self._live.values():
             live.publish(live.job)
@@ -99,7 +102,8 @@ class Studio:
             dispatch, *others = self._tasks
             for task in others:
                 task.cancel()
-            await asyncio.wait([dispatch], timeout=self.settings.shutdown_seconds)
+            spent = time.monotonic() - self._drained_at
+            await asyncio.wait([dispatch], timeout=max(0.0, self.settings.shutdown_seconds - spent))
         self._worker.is_closing = True
         await asyncio.to_thread(self._engine.close)
         await asyncio.gather(*self._tasks, *self._spawned, return_exceptions=True)
@@ -107,7 +111,7 @@ class Studio:
         self._intake.shutdown(wait=True, cancel_futures=True)
         self._disk.shutdown(wait=True)
         self._database.close()
-        self._lock.release()
+        self._locks.close()
 
     @property
     def status(self) -> EngineStatus:
@@ -121,12 +125,16 @@ class Studio:
     @property
     def queue_len(self) -> int:
         """Requests that were accepted and are not being generated yet."""
-        return len(self._turns) + self._taking_in
+        return len(self._turns) + len(self._reception)
 
     @property
     def running(self) -> int:
         """Generations in hand."""
         return int(self._worker.is_busy)
+
+    def _room(self) -> int:
+        # whose turn it is at once does not wait
+        return self.settings.queue_limit + (not self._worker.is_busy)
 
     async def on_disk(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do something with files or the database in a thread."""
@@ -148,24 +156,10 @@ class Studio:
         """
         if self._is_draining:
             raise NotReady("the server is being shut down", hint="send the request again")
-        mark = await asyncio.get_running_loop().run_in_executor(self._intake, fingerprint, request, sources, order)
-        if order.idempotency_key is not None:
-            earlier = await self.on_disk(self._store.earlier, order, mark)
-            if earlier is not None:
-                return await self.job(earlier.id, order.owner)
-        if self.queue_len >= self.settings.queue_limit + (not self._worker.is_busy):
-            raise QueueFull(f"{self.queue_len} requests are waiting already", hint="try again later")
-        self._taking_in += 1
-        try:
-            await self.on_disk(self.files.check_room)
-            for field, url in (("webhook_url", order.webhook_url), ("upload_url", order.upload_url)):
-                if url is not None:
-                    await check_target(url, field=field, allow=self.settings.allowed_targets)
-            read = partial(self.files.read, owner=order.owner)
-            media = await take_in(request, sources, self.settings, self._intake, read)
-        except BaseException:
-            self._taking_in -= 1
-            raise
+        mark, earlier = await self._reception.earlier(request, sources, order)
+        if earlier is not None:
+            return await self.job(earlier.id, order.owner)
+        media = await self._reception.admit(request, sources, order)
         keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
         try:
             return await asyncio.shield(keeping)
@@ -173,34 +167,20 @@ class Studio:
             self._spawn(self._abandon(keeping))
             raise
 
-    async def _keep(
-        self, request: GenerationRequest, sources: Sources, media: dict[str, bytes], order: Order, mark: str
-    ) -> Job:
-        """Write a request down. It may not be interrupted: its files and its job are kept both, or neither."""
-        seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
-        inputs = {name: file_id for name in media if (file_id := file_id_of(sources[name])) is not None}
-        made = []
-        added = None
+    async def _keep(self, request: GenerationRequest, sources: Sources, media: Media, order: Order, mark: str) -> Job:
+        announced: list[Job] = []
+
+        def announce(job: Job) -> None:
+            self._live[job.id] = Live(job)
+            announced.append(job)
+
+        is_new = False
         try:
-            for name in media.keys() - inputs.keys():
-                add = partial(self.files.add, media[name], owner=order.owner, filename=None, meta={"input": name})
-                made.append(await self.on_disk(add))
-                inputs[name] = made[-1].id
-            job = Job(
-                id=new_id("job"),
-                order=order,
-                request=request.model_copy(update={"seed": seed}),
-                inputs=inputs,
-                state="queued",
-                created_at=time.time(),
-            )
-            added = await self.on_disk(self._store.add, job, mark)
+            job, is_new = await self._reception.keep(request, sources, media, order, mark, announce)
         finally:
-            self._taking_in -= 1  # in the same moment it is counted among those who wait
-            if added is None or added.id != job.id:
-                for file in made:
-                    await self.on_disk(self.files.delete, file.id, order.owner)
-        return self._accept(job) if added.id == job.id else await self.job(added.id, order.owner)
+            if announced and not is_new:
+                del self._live[announced[0].id]
+        return self._accept(job) if is_new else await self.job(job.id, order.owner)
 
     async def _abandon(self, keeping: asyncio.Task[Job]) -> None:
         """The caller left while the request was written down."""
@@ -209,7 +189,7 @@ class Studio:
             await self.cancel(job.id, job.order.owner)
 
     def _accept(self, job: Job) -> Job:
-        self._live[job.id] = Live(job)
+        self._live.setdefault(job.id, Live(job))
         self._turns.add(job.id, job.order.owner, job.order.priority)
         self._wake.set()
         return job
@@ -223,9 +203,13 @@ class Studio:
         live = self._live.get(job_id)
         return live if live and live.job.order.owner == owner and not live.is_forgotten else None
 
-    async def jobs(self, owner: str, limit: int = 1000) -> list[Job]:
-        """The newest jobs of an owner, the newest first."""
-        written = await self.on_disk(self._store.newest, owner, limit)
+    async def jobs(self, owner: str, limit: int = 1000, after: str | None = None) -> list[Job]:
+        """The newest jobs of an owner, the newest first; or the next ones after one of them.
+
+        Raises:
+            NotFound: there is no such job to go on after.
+        """
+        written = await self.on_disk(self._store.newest, owner, limit, after)
         # what is written of a running job's progress may be a second old
         return [self._live[job.id].job if job.id in self._live else job for job in written]
 
@@ -260,10 +244,10 @@ class Studio:
         """
         live = self._mine(job.id, job.order.owner)
         job = await self._ended(live) if live else await self.job(job.id, job.order.owner)
-        if job.state == "canceled":
-            raise Canceled("the job was cancelled")
-        if job.failure is not None:
-            raise job.failure.error
+        error = Canceled("the job was cancelled") if job.state == "canceled" else job.failure and job.failure.error
+        if error:
+            error.job_id = job.id
+            raise error
         return job
 
     async def _ended(self, live: Live) -> Job:
@@ -272,10 +256,12 @@ class Studio:
             async with asyncio.timeout(self.settings.sync_seconds):
                 return await live.ended()
         except TimeoutError:
-            raise TimedOut(
+            late = TimedOut(
                 f"the clip was not finished after {self.settings.sync_seconds:g} seconds",
                 hint=f"it is still being made: ask for the job {live.job.id}",
-            ) from None
+            )
+            late.job_id = live.job.id
+            raise late from None
         except asyncio.CancelledError:
             if live.callers == 1 and live.job.order.idempotency_key is None:
                 self._spawn(self.cancel(live.job.id, live.job.order.owner))
@@ -289,8 +275,10 @@ class Studio:
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
-        job = await self.on_disk(self._store.cancel, job_id, owner, time.time())
         live = self._mine(job_id, owner)
+        if live is not None and live.job.state == "running":
+            live.cancel()  # at once, whatever the disk says
+        job = await self.on_disk(self._store.cancel, job_id, owner, time.time())
         if live is None:
             return job
         live.cancel()
@@ -326,7 +314,12 @@ class Studio:
                 await self._wake.wait()
                 continue
             live = self._live[job_id]
-            job = await self._worker.run(live)
+            try:
+                job = await self._worker.run(live)
+            except Exception:
+                # the others must not wait for what cannot even be begun, or written down
+                log.exception("job %s could not be run", job_id)
+                job = await self._worker.give_up(live)
             if job.is_over:
                 self._over(live, job)
             else:
@@ -337,8 +330,9 @@ class Studio:
         while True:
             try:
                 await self.on_disk(self.files.sweep, time.time())
-                if self.settings.jobs_hours:
-                    await self.on_disk(self._store.sweep, time.time() - 3600 * self.settings.jobs_hours)
+                # of those that are kept for ever, only the forgotten go
+                hours = self.settings.jobs_hours
+                await self.on_disk(self._store.sweep, time.time() - 3600 * hours if hours else 0.0)
             except (LTX2Error, SQLAlchemyError, OSError):
                 log.exception("the sweep failed; it is tried again")
             await asyncio.sleep(SWEEP_SECONDS)

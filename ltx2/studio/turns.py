@@ -1,6 +1,6 @@
 """Whose turn it is: in turns between owners, by priority and then by age among the jobs of one."""
 
-import heapq
+import bisect
 import itertools
 from collections import OrderedDict
 
@@ -9,48 +9,49 @@ FIRST = -(10**9)
 
 
 class Turns:
-    """The jobs that wait, by id. Not for several threads."""
+    """The jobs that wait, by id: some thousands at most. Not for several threads."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        self._waiting: set[str] = set()
+        self._owners: dict[str, str] = {}
         # the owner who has waited longest comes first
-        self._heaps: OrderedDict[str, list[tuple[int, int, str]]] = OrderedDict()
+        self._lines: OrderedDict[str, list[tuple[int, int, str]]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._owners)
 
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._waiting
+    def waiting(self, owner: str) -> int:
+        """How many jobs of an owner wait."""
+        return len(self._lines.get(owner, ()))
 
     def add(self, job_id: str, owner: str, priority: int = 0) -> None:
         """Let a job wait behind its owner's jobs of the same priority."""
-        self._waiting.add(job_id)
-        heapq.heappush(self._heaps.setdefault(owner, []), (-priority, next(self._numbers), job_id))
+        self._owners[job_id] = owner
+        bisect.insort(self._lines.setdefault(owner, []), (-priority, next(self._numbers), job_id))
 
     def add_first(self, job_id: str, owner: str) -> None:
         """Let a job wait that had its turn already: before all others of its owner, and the owner before others."""
-        self._waiting.add(job_id)
-        heapq.heappush(self._heaps.setdefault(owner, []), (FIRST, next(self._numbers), job_id))
-        self._heaps.move_to_end(owner, last=False)
+        self.add(job_id, owner, -FIRST)
+        self._lines.move_to_end(owner, last=False)
 
     def remove(self, job_id: str) -> bool:
         """Take a job out. Returns whether it was waiting."""
-        waited = job_id in self._waiting
-        self._waiting.discard(job_id)  # its entry stays in the heap until its turn comes
-        return waited
+        owner = self._owners.pop(job_id, None)
+        if owner is None:
+            return False
+        left = [place for place in self._lines[owner] if place[2] != job_id]
+        if left:
+            self._lines[owner] = left
+        else:
+            del self._lines[owner]
+        return True
 
     def next(self) -> str | None:
         """The job whose turn it is, which then waits no more."""
-        while self._heaps:
-            owner, heap = next(iter(self._heaps.items()))
-            while heap:
-                job_id = heapq.heappop(heap)[2]
-                if self.remove(job_id):
-                    if heap:
-                        self._heaps.move_to_end(owner)
-                    else:
-                        del self._heaps[owner]
-                    return job_id
-            del self._heaps[owner]
-        return None
+        if not self._lines:
+            return None
+        owner, line = next(iter(self._lines.items()))
+        job_id = line[0][2]
+        self._lines.move_to_end(owner)
+        self.remove(job_id)
+        return job_id

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Clip, Engine, Progress
-from ltx2.errors import Canceled, Internal, InvalidRequest, LTX2Error, NotFound, StorageFull, WorkerCrashed
+from ltx2.errors import Canceled, Internal, InvalidRequest, LTX2Error, NotFound, NotReady, StorageFull, WorkerCrashed
 from ltx2.studio.files import FileRecord, Files
 from ltx2.studio.job import MOST_TRIES, Failure, Job
 from ltx2.studio.live import Live
@@ -81,6 +81,16 @@ class JobWorker:
             return await self._generate(live, began)
         finally:
             self.is_busy = False
+
+    async def give_up(self, live: Live) -> Job:
+        """Let a job have failed that could not be run at all. If even that cannot be written, the next server may."""
+        failure = Failure.of(Internal("the job could not be run; the server's log says why"))
+        now = time.time()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._store.give_up, live.job.id, failure, now)
+        except (LTX2Error, SQLAlchemyError):
+            log.exception("job %s could not be written down", live.job.id)
+        return replace(live.job, state="failed", finished_at=now, failure=failure)
 
     async def _generate(self, live: Live, job: Job) -> Job:
         loop = asyncio.get_running_loop()
@@ -202,7 +212,7 @@ class JobWorker:
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._disk, write, *arguments)
-            except (StorageFull, SQLAlchemyError) as error:
+            except (StorageFull, NotReady, SQLAlchemyError) as error:
                 if self.is_closing:
                     raise
                 log.error("the database refuses to write (%s); trying again", type(error).__name__)  # noqa: TRY400

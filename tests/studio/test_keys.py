@@ -1,6 +1,7 @@
 """API keys, signed links, and the secrets behind links and webhooks."""
 
 import base64
+import hashlib
 import stat
 import time
 from datetime import UTC, datetime
@@ -16,26 +17,32 @@ from ltx2.errors import NotFound, NotReady, Unauthorized
 from ltx2.settings import Settings
 from ltx2.studio.keys import Keys, webhook_secret
 
-OWNER = "a" * 32
+KEY = "hunter2"
+OWNER = hashlib.sha256(KEY.encode()).hexdigest()[:32]
 
 
 def make(folder: Path, keys: str | None = None, **settings: Any) -> Keys:
     return Keys(Settings(data_dir=folder, api_keys=None if keys is None else SecretStr(keys), **settings))
 
 
-@pytest.mark.parametrize("keys", [None, "", " , ,", ","])
-def test_without_keys_everybody_is_the_same_owner(tmp_path: Path, keys: str | None) -> None:
-    checked = make(tmp_path, keys)
+@pytest.mark.parametrize("keys", ["", " , ,", ",", "drüben", "a,b\n", "a\0"])
+def test_what_is_no_key_opens_the_server_to_nobody(keys: str) -> None:
+    with pytest.raises(ValueError, match="at least one key"):
+        Settings(api_keys=SecretStr(keys))
+
+
+def test_without_keys_everybody_is_the_same_owner(tmp_path: Path) -> None:
+    checked = make(tmp_path)
     assert not checked.wanted
     assert {checked.owner(key) for key in (None, "", "whatever", "\ud800")} == {""}
 
 
 def test_each_key_has_a_name_of_its_own_that_stays_the_same(tmp_path: Path) -> None:
-    checked = make(tmp_path, " first ,second,,drüben ")
+    checked = make(tmp_path, " first ,second,,third ")
     assert checked.wanted
-    names = [checked.owner(key) for key in ("first", "second", "drüben")]
+    names = [checked.owner(key) for key in ("first", "second", "third")]
     assert len(set(names)) == 3
-    assert [make(tmp_path / "another", "second,drüben").owner(key) for key in ("second", "drüben")] == names[1:]
+    assert [make(tmp_path / "another", "second,third").owner(key) for key in ("second", "third")] == names[1:]
 
 
 def test_the_name_of_a_key_does_not_give_it_away(tmp_path: Path) -> None:
@@ -56,16 +63,21 @@ def test_a_wrong_key_and_none_are_refused_with_a_hint(tmp_path: Path, key: str |
 
 
 def test_a_link_opens_the_output_it_was_signed_for(tmp_path: Path) -> None:
-    keys = make(tmp_path, "first")
+    keys = make(tmp_path, f"first,{KEY}")
     token = keys.sign("clip.mp4", OWNER)
     assert keys.opened("clip.mp4", token) == OWNER
-    assert keys.opened("clip.mp4", keys.sign("clip.mp4", "")) == ""
+    # what is passed on does not say whose it is, and goes with the key
+    assert OWNER not in base64.urlsafe_b64decode(token.split(".")[0] + "==").decode()
+    with pytest.raises(NotFound):
+        make(tmp_path, "first").opened("clip.mp4", token)
+    without = make(tmp_path)
+    assert without.opened("clip.mp4", without.sign("clip.mp4", "")) == ""
     assert token.isascii()
     assert not set(token) & set("/?#&+= %")  # it can stand in a URL as it is
 
 
 def test_a_link_opens_nothing_else(tmp_path: Path) -> None:
-    keys = make(tmp_path)
+    keys = make(tmp_path, KEY)
     token = keys.sign("clip.mp4", OWNER)
     body, sent, signature = token.rsplit(".", 2)
     other = keys.sign("other.mp4", OWNER).rsplit(".", 2)[0]
@@ -91,12 +103,12 @@ class EarlierSigner(TimestampSigner):
 
 
 def test_a_link_is_good_for_a_while_and_not_longer(tmp_path: Path) -> None:
-    keys = make(tmp_path, link_seconds=100)
+    keys = make(tmp_path, KEY, link_seconds=100)
     secret = (tmp_path / "link-secret").read_text()
 
     def signed(seconds_ago: int, secret: str = secret, salt: str = "outputs") -> str:
         signer = type("Signer", (EarlierSigner,), {"seconds_ago": seconds_ago})
-        token = URLSafeTimedSerializer(secret, salt=salt, signer=signer).dumps(["clip.mp4", OWNER])
+        token = URLSafeTimedSerializer(secret, salt=salt, signer=signer).dumps(["clip.mp4", keys._alias(OWNER)])
         assert isinstance(token, str)
         return token
 
@@ -118,7 +130,7 @@ def test_a_link_of_another_server_opens_nothing(tmp_path: Path) -> None:
 
 def test_secrets_are_made_once_and_for_this_user_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    token, hook = make(folder).sign("clip.mp4", OWNER), webhook_secret(Settings(data_dir=folder))
+    token, hook = make(folder, KEY).sign("clip.mp4", OWNER), webhook_secret(Settings(data_dir=folder))
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert written.keys() == {"link-secret", "webhook-secret"}
     for path in folder.iterdir():
@@ -126,7 +138,7 @@ def test_secrets_are_made_once_and_for_this_user_only(tmp_path: Path) -> None:
         assert len(base64.b64decode(path.read_bytes(), validate=True)) == 32
     assert len(set(written.values())) == 2
 
-    assert make(folder).opened("clip.mp4", token) == OWNER
+    assert make(folder, KEY).opened("clip.mp4", token) == OWNER
     assert webhook_secret(Settings(data_dir=folder)) == hook
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
@@ -135,8 +147,8 @@ def test_what_a_killed_process_half_wrote_is_no_secret(tmp_path: Path) -> None:
     for name in ("link-secret.part", "link-secret", "webhook-secret"):
         (tmp_path / name).write_bytes(b"")
         (tmp_path / name).chmod(0o644)
-    keys = make(tmp_path)
-    forged = URLSafeTimedSerializer("", salt="outputs").dumps(["clip.mp4", OWNER])
+    keys = make(tmp_path, KEY)
+    forged = URLSafeTimedSerializer("", salt="outputs").dumps(["clip.mp4", keys._alias(OWNER)])
     with pytest.raises(NotFound):
         keys.opened("clip.mp4", str(forged))
     assert keys.opened("clip.mp4", keys.sign("clip.mp4", OWNER)) == OWNER

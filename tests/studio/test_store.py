@@ -1,5 +1,6 @@
 """Jobs in a real database: what may become of each, and that nothing is lost, doubled or overwritten."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -19,7 +21,7 @@ from ltx2.engine import ClipFacts, Progress
 from ltx2.errors import InvalidRequest, NotFound, NotReady, OutOfMemory
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe, Output
 from ltx2.settings import Settings
-from ltx2.studio.database import Database, deliveries, files, jobs, lock_folder
+from ltx2.studio.database import Database, deliveries, facts, files, jobs, lock_places
 from ltx2.studio.files import FileRecord
 from ltx2.studio.job import Failure, Job, Order, new_id
 from ltx2.studio.store import Store, fingerprint
@@ -378,8 +380,8 @@ def test_old_jobs_are_swept_but_not_before_they_are_delivered(database: Database
     with database.write() as connection:
         connection.execute(update(deliveries).where(done).values(state="done", url=None))
 
-    assert store.sweep(100.0) == 0
-    assert store.sweep(100.1) == 3
+    assert store.sweep(100.0) == 1  # what was forgotten goes at once
+    assert store.sweep(100.1) == 2
     assert {job.id for job in store.newest("ann", 9)} == {waiting.id, queued.id, running.id}
     assert [row.job_id for row in rows_of(database)] == [waiting.id]
     with database.write() as connection:
@@ -564,21 +566,21 @@ def test_a_reader_does_not_wait_for_who_writes(database: Database, store: Store)
 
 def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "made" / "for it")
-    lock = lock_folder(settings)
+    lock = lock_places(settings)
     with pytest.raises(NotReady, match="another server uses this data folder") as caught:
-        lock_folder(settings)
+        lock_places(settings)
     assert "LTX2_DATA_DIR" in str(caught.value)
-    lock_folder(Settings(data_dir=tmp_path / "another")).release()
-    lock.release()
-    lock_folder(settings).release()
+    lock_places(Settings(data_dir=tmp_path / "another")).close()
+    lock.close()
+    lock_places(settings).close()
 
 
 def test_a_killed_server_keeps_nobody_out(tmp_path: Path) -> None:
     code = f"""if True:
         from pathlib import Path
         from ltx2.settings import Settings
-        from ltx2.studio.database import lock_folder
-        lock = lock_folder(Settings(data_dir=Path({str(tmp_path)!r})))
+        from ltx2.studio.database import lock_places
+        lock = lock_places(Settings(data_dir=Path({str(tmp_path)!r})))
         print("locked", flush=True)
         input()"""
     command = [sys.executable, "-c", code]
@@ -586,16 +588,73 @@ def test_a_killed_server_keeps_nobody_out(tmp_path: Path) -> None:
         assert server.stdout is not None
         assert server.stdout.readline() == "locked\n"
         with pytest.raises(NotReady, match="another server"):
-            lock_folder(Settings(data_dir=tmp_path))
+            lock_places(Settings(data_dir=tmp_path))
         server.kill()
-    lock_folder(Settings(data_dir=tmp_path)).release()
+    lock_places(Settings(data_dir=tmp_path)).close()
 
 
 def test_a_folder_that_cannot_be_made_is_told_so_without_its_name(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"")
     with pytest.raises(NotReady, match="the data folder cannot be used") as caught:
-        lock_folder(Settings(data_dir=tmp_path / "secret" / "data"))
+        lock_places(Settings(data_dir=tmp_path / "secret" / "data"))
     assert "secret" not in str(caught.value)
+
+
+def test_a_database_in_a_file_has_one_server_too(tmp_path: Path) -> None:
+    url = SecretStr(f"sqlite:///{tmp_path / 'shared.db'}")
+    with lock_places(Settings(data_dir=tmp_path / "one", database_url=url)):
+        with pytest.raises(NotReady, match="another server uses this database"):
+            lock_places(Settings(data_dir=tmp_path / "two", database_url=url))
+        # who was refused holds nothing
+        lock_places(Settings(data_dir=tmp_path / "two")).close()
+
+
+def test_tables_of_another_version_are_left_alone(database: Database, tmp_path: Path) -> None:
+    with database.write() as connection:
+        connection.execute(update(facts).where(facts.c.name == "version").values(value="2"))
+    with pytest.raises(NotReady, match="version 2"):
+        Database(Settings(data_dir=tmp_path))
+
+
+def test_a_locked_database_is_said_and_not_waited_for_for_ever(database: Database, tmp_path: Path) -> None:
+    with database.read() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=10")
+    aside = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    aside.execute("BEGIN IMMEDIATE")
+    with pytest.raises(NotReady, match="cannot be written"), database.write() as connection:
+        connection.execute(update(jobs).values(tries=1))
+    aside.close()
+
+
+def test_a_success_whose_answer_was_lost_is_a_success(store: Store) -> None:
+    job, file = add(store), clip_file()
+    store.begin(job.id, 1.0)
+    assert store.succeed(job.id, FACTS, file, 2.0)
+    assert store.succeed(job.id, FACTS, file, 3.0)
+    assert not store.succeed(job.id, FACTS, clip_file(), 3.0)
+    assert store.get(job.id, "ann").finished_at == 2.0
+
+
+def test_a_request_of_another_version_is_passed_over(database: Database, store: Store) -> None:
+    strange, fine = add(store, created_at=1.0), add(store, created_at=2.0)
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == strange.id).values(request='{"prompt": "x", "new": 1}'))
+    assert store.newest("ann", 9) == [fine]
+    assert store.recover(5.0) == [fine]
+    with database.read() as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == strange.id)).one()
+    assert (row.state, row.failure["code"]) == ("failed", "internal")
+
+
+def test_jobs_are_listed_page_by_page(store: Store) -> None:
+    made = [add(store, created_at=float(age // 2)) for age in range(7)]
+    first = store.newest("ann", 3)
+    second = store.newest("ann", 3, first[-1].id)
+    third = store.newest("ann", 3, second[-1].id)
+    assert sorted(job.id for job in first + second + third) == sorted(job.id for job in made)
+    assert [job.created_at for job in first + second + third] == [3.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]
+    with pytest.raises(NotFound):
+        store.newest("bob", 3, first[-1].id)
 
 
 def test_a_state_of_another_version_is_left_alone(database: Database, store: Store) -> None:

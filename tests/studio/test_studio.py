@@ -715,6 +715,64 @@ async def test_a_job_that_cannot_be_written_down_leaves_no_inputs_and_tells_noth
         await studio.result(await send(studio))
 
 
+@in_loop
+async def test_nobody_shuts_out_the_others(tmp_path: Path) -> None:
+    async with running_studio(tmp_path, queue_limit=4, api_keys=SecretStr("a,b")) as (studio, engine):
+        await running(studio, engine, owner="a")
+        for _ in range(4):
+            await send(studio, owner="a")
+        with pytest.raises(QueueFull):
+            await send(studio, owner="a")
+        for _ in range(2):  # half of the places are b's, whoever was first
+            await send(studio, owner="b")
+        with pytest.raises(QueueFull):
+            await send(studio, owner="b")
+
+
+@in_loop
+async def test_a_row_that_cannot_be_read_stops_nobody_else(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        first = await running(studio, engine)
+        strange, fine = await send(studio), await send(studio)
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
+            aside.execute("UPDATE jobs SET request = '{}' WHERE id = ?", (strange.id,))
+        engine.step.set()
+        assert (await ended(studio, first)).state == "succeeded"
+        assert (await ended(studio, fine)).state == "succeeded"
+        with pytest.raises(Internal):
+            await studio.result(strange)
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside:
+            assert aside.execute("SELECT state FROM jobs WHERE id = ?", (strange.id,)).fetchone() == ("failed",)
+    async with running_studio(tmp_path) as (studio, _):
+        await studio.result(await send(studio))
+
+
+@in_loop
+async def test_the_files_of_another_database_are_no_orphans(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, _):
+        job = await studio.result(await send(studio))
+    other = SecretStr(f"sqlite:///{tmp_path / 'other.db'}")
+    async with running_studio(tmp_path, database_url=other) as (studio, _):
+        assert await studio.jobs("") == []
+    async with running_studio(tmp_path) as (studio, _):
+        assert studio.files.read(str(job.file_id), "")[4:8] == b"ftyp"
+
+
+@in_loop
+async def test_an_error_says_which_job_came_to_it(tmp_path: Path) -> None:
+    async with running_studio(tmp_path, sync_seconds=0.05) as (studio, engine):
+        job = await running(studio, engine)
+        with pytest.raises(TimedOut) as caught:
+            await studio.result(job)
+        assert caught.value.job_id == job.id
+        failing = await send(studio, "not ready")
+        engine.step.set()
+        await ended(studio, failing)
+        with pytest.raises(NotReady) as other:
+            await studio.result(failing)
+        assert other.value.job_id == failing.id
+
+
 # Callers who wait, and who leave
 
 
