@@ -30,6 +30,8 @@ from ltx2.errors import LTX2Error
 from ltx2.media.probe import probe_mp4
 
 ROOT = Path(__file__).parent.parent
+SLOW_MS = 50
+"""What the server's health must take less than, 99 times of 100."""
 TERMINAL = ("succeeded", "failed", "canceled")
 CREATE = "/v1/video/ltx2/generate"
 WATCH = """
@@ -349,6 +351,8 @@ def main() -> int:
         found = asyncio.run(_run(run))
         outcome = found.pop("outcome")
         wrong = verdict(outcome)
+        if found.get("health_p99_ms", 0.0) >= SLOW_MS:
+            wrong.append(f"the server's health took more than {SLOW_MS} ms")
         failed = failed or bool(wrong)
         figures = {key: round(value, 2) for key, value in found.items()}
         print(f"{name}\n  {'; '.join(wrong) or 'all is well'}")

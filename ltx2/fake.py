@@ -14,6 +14,8 @@ Words in the prompt tell it what to do; everything else is drawn:
     GPU can no longer be used, and what ends a process in order.
 ``fail=exit``, ``fail=segfault``, ``fail=hang``
     Half of the steps, then the process ends with status 3, or by a signal, or does nothing for ever.
+
+The name of the model may be such a word, too: with ``LTX2_MODEL=load=2.5`` it takes so many seconds to load.
 """
 
 import colorsys
@@ -22,6 +24,7 @@ import re
 import signal
 import textwrap
 import threading
+import time
 import unicodedata
 import uuid
 import zlib
@@ -55,6 +58,7 @@ _BARS: Final = ("white", "yellow", "cyan", "lime", "magenta", "red", "blue", "bl
 _WITHOUT_CODE: Final = frozenset({"bug", "memory", "cuda", "systemexit", "exit", "segfault", "hang"})
 _FAIL: Final = re.compile(r"\bfail=(\w+)")
 _SECONDS: Final = re.compile(r"\bseconds=([0-9]+(?:\.[0-9]+)?)")
+_LOAD: Final = re.compile(r"load=([0-9]+(?:\.[0-9]+)?)")
 
 Pixels = NDArray[np.uint8]
 """``[height, width, 3]``, RGB."""
@@ -70,6 +74,9 @@ class FakeEngine:
 
     def load(self) -> None:
         self._work_dir()
+        wait = _LOAD.fullmatch(self.settings.model)
+        if wait and not self._is_loaded:
+            time.sleep(min(float(wait[1]), LONGEST_SECONDS))
         self._is_loaded = True
 
     def status(self) -> EngineStatus:

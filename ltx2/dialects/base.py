@@ -80,13 +80,17 @@ def error_headers(error: LTX2Error) -> dict[str, str]:
     return headers.get(error.code, {}) | job
 
 
+class UnreadableBody(HTTPException):
+    """Of all that is raised while a body is read, the framework lets only this kind through."""
+
+
 def from_http(error: HTTPException) -> LTX2Error:
     """The error behind a status that the framework raised: an unknown path, a wrong method, a bad body."""
     if error.status_code == 404:
         return NotFound("there is nothing at this path", hint="GET /docs lists all paths")
     if error.status_code == 413:
         return BodyTooLarge(str(error.detail))
-    if error.status_code == 408:
+    if error.status_code == 408 or isinstance(error, UnreadableBody):
         return InvalidRequest(str(error.detail))
     if error.status_code == 405:
         return InvalidRequest("this path does not answer that method")
@@ -113,11 +117,11 @@ class JsonRequest(Request):
             body = await self.body()
             # base64 has none of these; millions of empty lists would take seconds and gigabytes
             if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
-                raise InvalidRequest("the body has far more values than there are fields")
+                raise UnreadableBody(400, "the body has far more values than there are fields")
             try:
                 self._json = from_json(body, allow_inf_nan=True)
             except ValueError:
-                raise InvalidRequest("the body is not valid JSON") from None
+                raise UnreadableBody(400, "the body is not valid JSON") from None
             self._body = b""
         return self._json
 
@@ -190,14 +194,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_whole = False
+        is_over = False
         announced = Headers(scope=scope).get("content-length", "")
         # the length check comes first: Python refuses to read numbers of thousands of digits
         received = self.limit + 1 if len(announced) > 18 or int(announced or 0) > self.limit else 0
 
         async def receive_limited() -> Message:
-            nonlocal received, is_whole
-            if is_whole:  # what comes now is that the caller leaves, and may take its time
+            nonlocal received, is_over
+            if is_over:  # what comes now is that the caller leaves, and may take its time
                 return await receive()
             if received <= self.limit:
                 try:
@@ -206,10 +210,15 @@ class BodyLimit:
                 except TimeoutError:
                     raise HTTPException(408, f"nothing of the body came for {IDLE_SECONDS} seconds") from None
                 received += len(message.get("body", b""))
-                is_whole = not message.get("more_body", False)
+                is_over = not message.get("more_body", False)
                 if received <= self.limit:
                     return message
             # the one exception that FastAPI lets through while it reads a body
             raise HTTPException(413, f"the body is larger than the {self.limit} bytes allowed here")
 
-        await self.app(scope, receive_limited, send)
+        async def send_noticing(message: Message) -> None:
+            nonlocal is_over
+            is_over = True  # a body nobody read must not end the answer
+            await send(message)
+
+        await self.app(scope, receive_limited, send_noticing)

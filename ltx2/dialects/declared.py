@@ -59,6 +59,10 @@ RANGED: Final[dict[str, Any]] = {
 """``openapi_extra`` of a route that answers with a file."""
 
 
+REMOVED: Final = {"description": "the clip of a repeated request was removed meanwhile"}
+"""What 404 means where jobs are made."""
+
+
 def errors(model: type[BaseModel], *statuses: int) -> Responses:
     """The errors of a route, in the shape of its dialect, with their headers."""
     answers: Responses = {status: {"model": model} for status in statuses}
@@ -76,7 +80,8 @@ def file_answers(media_type: str, what: str, model: type[BaseModel]) -> Response
         what: is sent, in words.
         model: the dialect's shape of errors.
     """
-    content = {media_type: BINARY}
+    # a file may be JSON, and whoever reads this document would take it apart
+    content = {media_type: BINARY} if media_type != "*/*" else {"application/json": {"schema": {}}, media_type: BINARY}
     return {
         200: {"description": what, "content": content, "headers": _SENT},
         206: {"description": "The range that was asked for", "content": content, "headers": _SENT | _PLACE},

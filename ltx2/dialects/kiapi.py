@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, result_for
-from ltx2.dialects.declared import BINARY, PROMPT, RANGED, Responses, body, errors, file_answers, posted
+from ltx2.dialects.declared import BINARY, PROMPT, RANGED, REMOVED, Responses, body, errors, file_answers, posted
 from ltx2.dialects.forms import FORM, read_form
 from ltx2.dialects.kiapi_bodies import (
     TYPE,
@@ -24,18 +24,14 @@ from ltx2.dialects.kiapi_bodies import (
     JobDeleteResponse,
     JobListResponse,
     JobVideoResponse,
-    Refused,
-    is_file_id,
+    UnknownModel,
     record,
     to_request,
     view,
 )
 from ltx2.dialects.sending import file_answer
-from ltx2.errors import InvalidRequest, LTX2Error
-from ltx2.payload import Sources
-from ltx2.request import GenerationRequest
+from ltx2.errors import InvalidRequest, LTX2Error, UnknownFile
 from ltx2.settings import Settings
-from ltx2.studio.job import Job, Order
 from ltx2.studio.studio import Studio
 
 NAME = "kiapi"
@@ -111,7 +107,8 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
         },
     }
     accepted: dict[str, Any] = {"description": "The job that was made, for async", "model": AsyncJobResponse}
-    others: Responses = {200: clip, 202: accepted, **_errors(400, 409, 413, 429, 503, 504, 507)}
+    others: Responses = {200: clip, 202: accepted, **_errors(400, 404, 409, 413, 429, 503, 504, 507)}
+    others[404] |= REMOVED
 
     examples = posted(
         waves={"prompt": PROMPT, "width": 768, "height": 512, "num_frames": 49, "fps": 24, "seed": 7},
@@ -123,7 +120,7 @@ def _generating(routes: APIRouter, studio: Studio) -> None:
         """Make a clip from text, images and sound. After 504 the job runs on, and can be asked for."""
         check(body, studio.settings)
         order = order_of(request, NAME, webhook_url=body.webhook_url, upload_url=body.upload_url)
-        making = _submit(studio, *to_request(body), order)
+        making = studio.submit(*to_request(body), order)
         if body.mode == "async":
             job = await making
             return json_response(AsyncJobResponse(job_id=job.id, type=TYPE, status=job.state).model_dump(), 202)
@@ -227,7 +224,7 @@ def check(body: GenerateRequest, settings: Settings) -> None:
         InvalidRequest: naming the field.
     """
     if body.model not in (None, MODEL, settings.model_name):
-        raise Refused("there is no such model here", field="model", hint="GET /v1/video/ltx2/models lists them")
+        raise UnknownModel("there is no such model here", field="model", hint="GET /v1/video/ltx2/models lists them")
     for field, value, most in (
         ("width", body.width, settings.kiapi_max_side),
         ("height", body.height, settings.kiapi_max_side),
@@ -235,16 +232,6 @@ def check(body: GenerateRequest, settings: Settings) -> None:
     ):
         if value is not None and value > most:
             raise InvalidRequest(f"{value} is more than the {most} allowed here", field=field)
-
-
-async def _submit(studio: Studio, request: GenerationRequest, sources: Sources, order: Order) -> Job:
-    """Submit; what is said of the id of a file is that it is unknown."""
-    try:
-        return await studio.submit(request, sources, order)
-    except InvalidRequest as error:
-        if type(error) is InvalidRequest and is_file_id(sources.get(error.field or "")):
-            raise Refused(error.message, field=error.field, hint=error.hint) from None
-        raise
 
 
 def prefers_json(accept: str) -> bool:
@@ -261,7 +248,7 @@ def prefers_json(accept: str) -> bool:
 
 def render_error(error: LTX2Error, request: Request, status: int | None = None) -> Response:
     """An error in this dialect's shape: 422 names the field apart, all else is one text."""
-    status = status or (400 if isinstance(error, Refused) else STATUS[error.code])
+    status = status or (400 if isinstance(error, (UnknownModel, UnknownFile)) else STATUS[error.code])
     detail: str | list[dict[str, Any]] = str(error)
     if status == 422:
         text = f"{error.message} ({error.hint})" if error.hint else error.message

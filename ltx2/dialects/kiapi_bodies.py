@@ -1,14 +1,13 @@
 """What is said in the kiapi dialect: bodies that become requests, and the jobs and files that are answered."""
 
-import re
 from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ltx2.errors import InvalidRequest
-from ltx2.payload import MOST_VALUES, Sources
+from ltx2.errors import InvalidRequest, UnknownFile
+from ltx2.payload import FILE_ID, MOST_VALUES, Sources
 from ltx2.request import (
     AudioTrack,
     GenerationRequest,
@@ -26,16 +25,10 @@ from ltx2.studio.job import Job, State
 
 TYPE = "ltx2"
 """Of every job, whichever dialect it came in by."""
-_FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 
 
-class Refused(InvalidRequest):
-    """A model or a file that is not here: the document answers these with 400."""
-
-
-def is_file_id(source: object) -> bool:
-    """Whether a source names a file of this server."""
-    return isinstance(source, str) and _FILE_ID.fullmatch(source) is not None
+class UnknownModel(InvalidRequest):
+    """A model that is not here: the document answers it with 400, as it does an unknown file."""
 
 
 def _starts_with(*beginnings: str) -> AfterValidator:
@@ -242,8 +235,8 @@ def to_request(body: GenerateRequest) -> tuple[GenerationRequest, Sources]:
 
 def _source(name: str, ref: FileIDRef | FileURLRef | FileDataURLRef) -> str:
     if isinstance(ref, FileIDRef):
-        if not is_file_id(ref.file_id):
-            raise Refused("there is no such file", field=name)
+        if not FILE_ID.fullmatch(ref.file_id):
+            raise UnknownFile("there is no such file", field=name)
         return ref.file_id
     return ref.url if isinstance(ref, FileURLRef) else ref.data_url
 

@@ -20,7 +20,7 @@ from ltx2.dialects.base import (
     request_id,
 )
 from ltx2.dialects.callers import order_of, result_for
-from ltx2.dialects.declared import JOB_ID, PROMPT, errors, posted
+from ltx2.dialects.declared import JOB_ID, PROMPT, REMOVED, errors, posted
 from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
 from ltx2.studio.job import Job
@@ -49,6 +49,7 @@ def router(studio: Studio) -> APIRouter:
     routes = APIRouter(tags=["native"], route_class=JsonRoute)
 
     answers = {200: {"headers": JOB_ID}, **errors(ErrorResponse, *sorted({*STATUS.values()}))}
+    answers[404] |= REMOVED
     examples = posted(
         waves={"prompt": PROMPT, "width": 512, "height": 288, "num_frames": 49, "seed": 7},
         silent={"prompt": "A paper boat drifts down a gutter", "num_frames": 25, "include_audio": False},

@@ -114,7 +114,7 @@ def _health(studio: Studio, status: EngineStatus) -> Health:
         warm=bool(status.loaded),
         ready=studio.is_ready,
         queue_len=studio.queue_len,
-        running=studio.running,
+        running=int(studio.running),
         fake=status.fake,
         restarts=status.restarts,
         memory=Memory(loaded=loaded, resident_gb=status.resident_gb, budget_gb=status.budget_gb),

@@ -6,8 +6,8 @@ from email.utils import formatdate
 from typing import IO, Final
 from urllib.parse import quote
 
-import anyio.to_thread
 from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -63,7 +63,7 @@ async def file_answer(
         wanted = _wanted(request, common)
         span = wanted and find_range(wanted, record.size)
         if span == ():
-            await anyio.to_thread.run_sync(file.close)
+            await run_in_threadpool(file.close)
             refused = render(InvalidRequest("the file has no such range", field="Range"), request, 416)
             refused.headers["Content-Range"] = f"bytes */{record.size}"
             return refused
@@ -105,13 +105,11 @@ class OpenedFile(StreamingResponse):
             else:
                 await super().__call__(scope, receive, send)
         finally:
-            # who left has cancelled everything but this
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._file.close)
+            await run_in_threadpool(self._file.close)
 
     async def _blocks(self, first: int, end: int) -> AsyncIterator[bytes]:
-        await anyio.to_thread.run_sync(self._file.seek, first)
-        while block := await anyio.to_thread.run_sync(self._file.read, min(_CHUNK, end - first)):
+        await run_in_threadpool(self._file.seek, first)
+        while block := await run_in_threadpool(self._file.read, min(_CHUNK, end - first)):
             first += len(block)
             yield block
 

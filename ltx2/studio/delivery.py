@@ -7,10 +7,12 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,7 +35,11 @@ MOST_TRIES = 8
 GROWTH = 4
 WEBHOOK_SECONDS = 20.0
 UPLOAD_SECONDS = 600.0
-AT_ONCE = 8
+AT_ONCE = 32
+PER_HOST = 4
+"""At the same time: a receiver that takes its time must not hold up the others."""
+LOOKED_AT = 500
+LONGEST_PAUSE = 60.0
 NEVER_AGAIN = 410
 """The status by which a receiver says that it is gone for good."""
 
@@ -55,6 +61,10 @@ def event(job: Job) -> dict[str, Any]:
     return {"type": f"job.{job.state}", "timestamp": ended.isoformat(), "data": data}
 
 
+def _host(delivery: Row[Any]) -> str:
+    return str(urlsplit(delivery.url).netloc)
+
+
 class Outbox:
     """Delivers what jobs have left to be delivered. Belongs to the event loop."""
 
@@ -65,6 +75,7 @@ class Outbox:
         self._signer = Webhook(webhook_secret(settings))
         self._wake = asyncio.Event()
         self._trying: dict[str, asyncio.Task[None]] = {}
+        self._hosts: dict[str, str] = {}
 
     def wake(self) -> None:
         """There may be something new."""
@@ -81,14 +92,15 @@ class Outbox:
             await asyncio.gather(*self._trying.values(), return_exceptions=True)
 
     async def _begin_what_is_due(self) -> None:
-        """Each delivery is a task of its own: a receiver that takes its time keeps nobody else waiting."""
+        """Each delivery is a task of its own."""
         self._wake.clear()
         try:
-            due, pause = await asyncio.to_thread(self._due, list(self._trying))
+            due, pause = await asyncio.to_thread(self._due, dict(self._hosts))
         except (LTX2Error, SQLAlchemyError) as error:
             log.warning("deliveries wait for the database (%s)", type(error).__name__)
             due, pause = [], self._settings.webhook_retry_seconds
         for row in due:
+            self._hosts[row.id] = _host(row)
             task = self._trying[row.id] = asyncio.create_task(self._try(row))
             task.add_done_callback(partial(self._tried, row.id))
         with suppress(TimeoutError):
@@ -96,18 +108,30 @@ class Outbox:
                 await self._wake.wait()
 
     def _tried(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
-        del self._trying[delivery_id]
+        del self._trying[delivery_id], self._hosts[delivery_id]
         self.wake()
 
-    def _due(self, trying: list[str]) -> tuple[list[Row[Any]], float | None]:
-        """What is to be delivered now; and in how many seconds there will be more, as far as that is known."""
+    def _due(self, hosts: dict[str, str]) -> tuple[list[Row[Any]], float | None]:
+        """What is to be delivered now; and in how many seconds to look again, if nothing wakes us before.
+
+        Args:
+            hosts: of what is being delivered already, by its id.
+        """
         now = time.time()
-        others = (deliveries.c.state == "waiting") & deliveries.c.id.not_in(trying)
-        first = select(deliveries).where(others).order_by(deliveries.c.next_at).limit(AT_ONCE - len(trying))
+        others = (deliveries.c.state == "waiting") & deliveries.c.id.not_in(list(hosts))
+        first = select(deliveries).where(others).order_by(deliveries.c.next_at).limit(LOOKED_AT)
         with self._database.read() as connection:
             rows = list(connection.execute(first))
-        due = [row for row in rows if row.next_at <= now]
-        return due, rows[len(due)].next_at - now if len(due) < len(rows) else None
+        busy = Counter(hosts.values())
+        due: list[Row[Any]] = []
+        for row in rows:
+            if row.next_at > now:
+                # the clock may be set meanwhile
+                return due, min(row.next_at - now, LONGEST_PAUSE)
+            if busy[_host(row)] < PER_HOST and busy.total() < AT_ONCE:
+                busy[_host(row)] += 1
+                due.append(row)
+        return due, None
 
     async def _try(self, delivery: Row[Any]) -> None:
         try:

@@ -53,7 +53,7 @@ class Storage(Protocol):
         """Raises NotFound: there is none."""
 
     def open(self, file_id: str) -> IO[bytes]:
-        """The bytes, to be read and closed by the caller, whatever becomes of what is stored. It has a path as its name.
+        """To be read and closed by the caller, whatever becomes of what is stored. Its name is a path.
 
         Raises:
             NotFound: there is none.

@@ -121,7 +121,10 @@ class Store:
         """
         mine = (jobs.c.owner == owner) & jobs.c.hidden.is_(False)
         if after is not None:
-            last = self.get(after, owner)
+            try:
+                last = self.get(after, owner)
+            except NotFound:
+                raise NotFound("there is no such job to go on after", field="after") from None
             same = (jobs.c.created_at == last.created_at) & (jobs.c.id > last.id)
             mine &= (jobs.c.created_at < last.created_at) | same
         first = select(jobs).where(mine).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)

@@ -61,7 +61,9 @@ class Studio:
         # decoding what was sent must not wait for the model, nor take all cores from it
         self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="disk")
-        self._worker = JobWorker(engine, self._store, self.files, self._disk)
+        self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
+        self._jobs_disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
+        self._worker = JobWorker(engine, self._store, self.files, self._jobs_disk)
         self._live: dict[str, Live] = {}
         self._turns = Turns()
         self._reception = Reception(
@@ -109,7 +111,8 @@ class Studio:
         await asyncio.gather(*self._tasks, *self._spawned, return_exceptions=True)
         self._worker.close()
         self._intake.shutdown(wait=True, cancel_futures=True)
-        self._disk.shutdown(wait=True)
+        for pool in (self._disk, self._looks, self._jobs_disk):
+            pool.shutdown(wait=True)
         self._database.close()
         self._locks.close()
 
@@ -128,9 +131,9 @@ class Studio:
         return len(self._turns) + len(self._reception)
 
     @property
-    def running(self) -> int:
-        """Generations in hand."""
-        return int(self._worker.is_busy)
+    def running(self) -> bool:
+        """Whether a generation is in hand."""
+        return self._worker.is_busy
 
     def _room(self) -> int:
         # whose turn it is at once does not wait
@@ -139,6 +142,9 @@ class Studio:
     async def on_disk(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do something with files or the database in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+
+    async def _look(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._looks, work, *arguments)
 
     async def submit(self, request: GenerationRequest, sources: Sources, order: Order) -> Job:
         """Accept a request: check it, keep its media, write it down. From then on it is not lost.
@@ -197,7 +203,7 @@ class Studio:
     async def job(self, job_id: str, owner: str) -> Job:
         """Raises NotFound: there is none, or it is somebody else's."""
         live = self._mine(job_id, owner)
-        return live.job if live else await self.on_disk(self._store.get, job_id, owner)
+        return live.job if live else await self._look(self._store.get, job_id, owner)
 
     def _mine(self, job_id: str, owner: str) -> Live | None:
         live = self._live.get(job_id)
@@ -209,7 +215,7 @@ class Studio:
         Raises:
             NotFound: there is no such job to go on after.
         """
-        written = await self.on_disk(self._store.newest, owner, limit, after)
+        written = await self._look(self._store.newest, owner, limit, after)
         # what is written of a running job's progress may be a second old
         return [self._live[job.id].job if job.id in self._live else job for job in written]
 

@@ -65,3 +65,26 @@ def every_error(error: type[LTX2Error] = LTX2Error) -> set[type[LTX2Error]]:
 
 def test_every_error_has_a_status_and_every_status_an_error() -> None:
     assert {error.code for error in every_error()} == STATUS.keys()
+
+
+def test_a_body_nobody_reads_does_not_end_the_answer() -> None:
+    async def answer_first(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.body", "body": b"all of it"})
+
+    async def run() -> list[str]:
+        sent: list[str] = []
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message["type"])
+
+        await BodyLimit(answer_first, limit=100)(
+            {"type": "http", "headers": [(b"content-length", b"999")]}, receive, send
+        )
+        return sent
+
+    assert asyncio.run(run()) == ["http.response.start", "http.response.body"]

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from ltx2.dialects.base import STATUS
 from ltx2.dialects.kiapi import check, owns, prefers_json, render_error
-from ltx2.dialects.kiapi_bodies import GenerateRequest, Refused, to_request, view
+from ltx2.dialects.kiapi_bodies import GenerateRequest, UnknownModel, to_request, view
 from ltx2.engine import ClipFacts, Progress
-from ltx2.errors import InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut
+from ltx2.errors import InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut, UnknownFile
 from ltx2.media.probe import probe_mp4
 from ltx2.payload import invalid, parse
 from ltx2.request import GenerationRequest
@@ -214,7 +214,7 @@ def test_no_message_repeats_what_was_sent() -> None:
 
 @pytest.mark.parametrize("file_id", ["file_0123456789abcdef", "x", "../../etc/passwd", ID + "\n", ID.upper()])
 def test_what_is_no_id_of_a_file_here_is_an_unknown_file(file_id: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UnknownFile) as caught:
         understood(end_image={"type": "file_id", "file_id": file_id})
     assert caught.value.field == "end_image"
 
@@ -225,7 +225,7 @@ def test_the_model_goes_by_two_names(model: str | None) -> None:
 
 
 def test_a_model_that_is_not_here_is_refused() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(UnknownModel) as caught:
         check(GenerateRequest(prompt="a lamp", model="turbo"), Settings())
     assert caught.value.field == "model"
 
@@ -406,7 +406,7 @@ def test_an_error_says_where_its_field_is(field: str | None, request_: Request, 
 def test_every_other_error_is_one_text() -> None:
     assert told(OutOfMemory("no room", hint="less"), asked(GENERATE)) == (503, "no room (less)")
     assert told(TimedOut("not yet"), asked(GENERATE)) == (504, "not yet")
-    assert told(Refused("no such file", field="audio"), asked(GENERATE)) == (400, "audio: no such file")
+    assert told(UnknownFile("no such file", field="audio"), asked(GENERATE)) == (400, "audio: no such file")
     assert told(InvalidRequest("not that method"), asked(GENERATE), 405) == (405, "not that method")
     assert render_error(QueueFull("full"), asked(GENERATE)).headers["retry-after"]
 
@@ -416,7 +416,7 @@ def test_every_code_has_an_answer() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     for kind in kinds:
-        expected = 400 if kind is Refused else STATUS[kind.code]
+        expected = 400 if kind in (UnknownFile, UnknownModel) else STATUS[kind.code]
         assert render_error(kind("wrong"), asked(GENERATE)).status_code == expected
 
 
@@ -553,6 +553,22 @@ def test_the_newest_jobs_and_files_are_listed_first(kiapi: httpx.Client, data: P
     assert [file["file_id"] for file in listed["data"]] == sent[::-1]
 
 
+def test_lists_go_on_where_they_ended(kiapi: httpx.Client) -> None:
+    for path, name in (("/v1/jobs", "id"), ("/v1/files", "file_id")):
+        for _ in range(3):
+            kiapi.post(GENERATE, json=SMALL).raise_for_status()
+        whole = [each[name] for each in kiapi.get(path, params={"limit": 5}).json()["data"]]
+        first = [each[name] for each in kiapi.get(path, params={"limit": 2}).json()["data"]]
+        rest = [each[name] for each in kiapi.get(path, params={"limit": 3, "after": first[-1]}).json()["data"]]
+        assert first + rest == whole
+        kind = path.removeprefix("/v1/").removesuffix("s")
+        unknown = kiapi.get(path, params={"after": f"{kind}_" + "0" * 32})
+        assert unknown.status_code == 404
+        assert "there is no such" in unknown.json()["detail"]
+        wrong = kiapi.get(path, params={"after": "\0"})
+        assert (wrong.status_code, wrong.json()["detail"][0]["loc"]) == (422, ["query", "after"])
+
+
 def test_jobs_of_all_dialects_are_listed(kiapi: httpx.Client) -> None:
     native = kiapi.post("/generate", json=SMALL | {"fps": 12.5}).raise_for_status().headers["x-job-id"]
     job = kiapi.get(f"/v1/jobs/{native}").json()
@@ -626,13 +642,34 @@ def test_a_wrong_body_is_answered_with_the_place_in_it(
 def test_broken_json_and_missing_files_are_wrong_bodies_too(kiapi: httpx.Client) -> None:
     answers = {
         "body": kiapi.post(GENERATE, content=b"{", headers={"Content-Type": "application/json"}),
-        "file": kiapi.post("/v1/files"),
+        "no form": kiapi.post("/v1/files"),
+        "file": kiapi.post("/v1/files", files={"other": ("a.png", b"x")}),
         "empty": kiapi.post("/v1/files", files={"file": ("a.png", b"")}),
+        "no name": kiapi.post("/v1/files", files={"file": (None, b"text")}),
+        "two": kiapi.post("/v1/files", files=[("file", ("a.png", b"a")), ("file", ("b.png", b"b"))]),
     }
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(answers, 422)
     assert answers["body"].json()["detail"][0]["loc"] == ["body"]
-    assert answers["file"].json()["detail"][0]["loc"] == ["body", "file"]
-    assert answers["empty"].json()["detail"][0]["loc"] == ["body", "file"]
+    assert answers["no form"].json()["detail"][0]["loc"] == ["body"]
+    said = {
+        "file": "Field required",
+        "empty": "it is empty",
+        "no name": "must be sent as a file",
+        "two": "was sent more than once",
+    }
+    for name, message in said.items():
+        (detail,) = answers[name].json()["detail"]
+        assert (detail["loc"], detail["type"]) == (["body", "file"], "invalid_request")
+        assert detail["msg"].startswith(message)
+
+
+def test_a_form_of_a_thousand_parts_keeps_no_file(kiapi: httpx.Client) -> None:
+    newest = kiapi.get("/v1/files", params={"limit": 1}).json()["data"]
+    parts = [("file", ("a.png", b"a"))] + [(f"other{number}", (None, b"x")) for number in range(1000)]
+    answer = kiapi.post("/v1/files", files=parts)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body"])
+    assert "Too many fields" in answer.json()["detail"][0]["msg"]
+    assert kiapi.get("/v1/files", params={"limit": 1}).json()["data"] == newest
 
 
 @pytest.mark.parametrize(("path", "name"), [("/v1/jobs/x", "job_id"), ("/v1/files/file_x/download", "file_id")])
@@ -663,7 +700,7 @@ def test_the_one_model_is_listed_and_goes_by_its_names(kiapi: httpx.Client) -> N
         "name": "distilled",
         "family": "ltx2",
         "domain": "video",
-        "aliases": ["tiny"],
+        "aliases": ["fake"],
         "default": True,
         "features": ["text", "image", "audio", "video"],
     }
@@ -770,6 +807,7 @@ def document(request: pytest.FixtureRequest, data: Path) -> dict[str, Any]:
 
 RENAMED = {"Job": "JobVideoResponse", "_Timings": "Timings"}
 INLINE = {"FileID", "FileRef", "JobID", "JobResult", "JobStatus", "JobType", "HTTPValidationError", "ValidationError"}
+INLINE |= {"Body_upload_v1_files_post"}
 ELSEWHERE = {"HealthResponse", "MemoryStats", "ResidentModelStats"}
 
 
@@ -782,6 +820,8 @@ def test_every_route_of_the_document_is_there(kiapi: httpx.Client, document: dic
             mine = ours[path][method]
             assert mine["operationId"] == theirs["operationId"]
             assert theirs["responses"].keys() <= mine["responses"].keys()
+            for status, answer in theirs["responses"].items():
+                assert answer.get("headers", {}).keys() <= mine["responses"][status].get("headers", {}).keys()
             parameters = {(given["name"], given["in"]): given for given in mine.get("parameters", [])}
             for given in theirs.get("parameters", []):
                 found = parameters[given["name"], given["in"]]
@@ -799,6 +839,32 @@ def test_every_field_of_the_document_is_there(kiapi: httpx.Client, document: dic
         assert {*theirs.get("required", [])} <= {*mine.get("required", [])}, name
     if "GenerateRequest" in document["components"]["schemas"]:
         assert ours["GenerateRequest"]["required"] == ["prompt"]
+
+
+def test_an_upload_is_described_as_in_the_document(kiapi: httpx.Client, data: Path) -> None:
+    theirs = json.loads((data / "seed" / "kiapi-common.openapi.json").read_text())
+    expected = theirs["components"]["schemas"]["Body_upload_v1_files_post"]
+    body = kiapi.get("/openapi.json").json()["paths"]["/v1/files"]["post"]["requestBody"]
+    schema = body["content"]["multipart/form-data"]["schema"]
+    schema["properties"]["file"]["description"] = expected["properties"]["file"]["description"]
+    assert (schema, body["required"]) == (expected, True)
+
+
+def test_every_route_that_makes_something_shows_an_example_and_its_headers(kiapi: httpx.Client) -> None:
+    paths = kiapi.get("/openapi.json").json()["paths"]
+    making = [path for path, methods in paths.items() if "requestBody" in methods.get("post", {})]
+    assert len(making) == 7
+    for path in making:
+        (content,) = paths[path]["post"]["requestBody"]["content"].values()
+        assert content["examples"]
+        if path != "/v1/files":
+            named = {parameter["name"] for parameter in paths[path]["post"]["parameters"]}
+            assert {"Idempotency-Key", "X-Priority"} <= named
+            assert "Retry-After" in paths[path]["post"]["responses"]["429"]["headers"]
+            if "multipart/form-data" not in paths[path]["post"]["requestBody"]["content"]:
+                for example in content["examples"].values():
+                    small = {"width": 64, "height": 64, "num_frames": 9}
+                    kiapi.post(path, json=example["value"] | small).raise_for_status()
 
 
 def test_every_example_of_the_document_is_understood(data: Path) -> None:

@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from ltx2.dialects.base import STATUS
-from ltx2.dialects.tasks import ImageToVideo, TextToVideo, owns, read_form, render_error, to_request, view
+from ltx2.dialects.forms import read_form
+from ltx2.dialects.tasks import ImageToVideo, TextToVideo, owns, render_error, to_request, view
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull, StorageFull, Unauthorized
 from ltx2.media.probe import probe_mp4
 from ltx2.request import GenerationRequest, Guidance, Keyframe
@@ -87,7 +88,47 @@ def test_json_is_not_converted_and_wrong_values_are_refused(fields: dict[str, An
         TextToVideo.model_validate({"prompt": "x"} | fields)
 
 
-@pytest.mark.parametrize("fields", [{"frame_rate": "nan"}, {"seed": "4.5"}, {"width": "96"}, {"seed": "9" * 5000}])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("width", "64", 64),
+        ("seed", str(2**63 - 1), 2**63 - 1),
+        ("frame_rate", "24.0", 24.0),
+        ("frame_rate", "24", 24.0),
+        ("frame_rate", "2.4e1", 24.0),
+        ("modality_scale", ".5", 0.5),
+    ],
+)
+def test_plain_numbers_are_read_from_the_texts_of_forms(name: str, text: str, value: float) -> None:
+    read = getattr(ImageToVideo.model_validate({"prompt": "64", "image": b"x", name: text}), name)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"frame_rate": "nan"},
+        {"frame_rate": "2_4"},
+        {"frame_rate": "24 "},
+        {"frame_rate": "1e999"},
+        {"frame_rate": "0x18"},
+        {"frame_rate": "٢٤"},
+        {"frame_rate": "+24"},
+        {"frame_rate": "true"},
+        {"seed": "4.5"},
+        {"seed": "4.0"},
+        {"seed": "9" * 5000},
+        {"seed": "-1"},
+        {"width": "96"},
+        {"width": "6_4"},
+        {"width": " 64 "},
+        {"width": "64.0"},
+        {"width": "64e0"},
+        {"width": "٦٤"},
+        {"width": "\uff16\uff14"},
+        {"width": "64\n"},
+    ],
+)
 def test_texts_of_forms_are_numbers_only_where_they_are_numbers(fields: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         ImageToVideo.model_validate({"prompt": "x", "image": b"x"} | fields)
@@ -157,7 +198,7 @@ def test_a_form_that_finds_no_room_on_the_way_is_said_so(monkeypatch: pytest.Mon
 
     headers = [(b"content-type", BOUNDARY.encode())]
     with pytest.raises(StorageFull):
-        asyncio.run(read_form(Request({"type": "http", "headers": headers}, receive)))
+        asyncio.run(read_form(Request({"type": "http", "headers": headers}, receive), (), "image"))
 
 
 # over HTTP
@@ -344,11 +385,13 @@ def test_a_wrong_field_of_a_form_is_named(
 
 
 def test_an_image_that_is_none_is_refused(fake_server: Server, photo: bytes) -> None:
-    assert detail(send(fake_server, "async_i2v", None), 422) == "image: Field required"
-    assert detail(send(fake_server, "i2v", None), 422) == "image: Field required"
+    for path in ("async_i2v", "i2v"):
+        assert detail(send(fake_server, path, None), 422).startswith("image: Field required (send a file")
     text = part("prompt", b"x") + part("image", b"data:image/png;base64,") + b"--b--\r\n"
-    assert detail(post(fake_server, "i2v", text), 422) == "image: must be sent as a file"
-    assert detail(send(fake_server, "i2v", b""), 422).startswith("image: it is empty")
+    assert detail(post(fake_server, "i2v", text), 422).startswith("image: must be sent as a file")
+    empty = detail(send(fake_server, "i2v", b""), 422)
+    assert empty.startswith("image: it is empty (send a file")
+    assert "data URL" not in empty
     assert detail(send(fake_server, "i2v", b"no image"), 422).startswith("image: ")
     assert detail(send(fake_server, "i2v", photo[:1000]), 422).startswith("image: ")
     twice = part("prompt", b"x") + 2 * part("image", photo, '; filename="x"') + b"--b--\r\n"

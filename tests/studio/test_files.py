@@ -66,6 +66,9 @@ def test_what_was_added_is_there_with_its_record_and_nothing_else_is(opened: Ope
     with store.local(record.id, "ann") as (found, path):
         assert found == record
         assert path.read_bytes() == b"hello"
+    again, file = store.open(record.id, "ann")
+    with file:
+        assert (again, file.read()) == (record, b"hello")
     assert lying(tmp_path) == {record.id}
 
 
@@ -124,7 +127,7 @@ def test_bytes_without_a_record_can_be_thrown_away(opened: Opened, tmp_path: Pat
 def test_nobody_sees_what_is_somebody_elses(opened: Opened) -> None:
     store, _ = opened()
     record = store.add(b"hello", owner="ann", filename=None)
-    asked: list[Callable[[str, str], Any]] = [store.get, store.read, store.delete]
+    asked: list[Callable[[str, str], Any]] = [store.get, store.read, store.open, store.delete]
     for ask in [*asked, lambda file_id, owner: store.local(file_id, owner).__enter__()]:
         with pytest.raises(NotFound):
             ask(record.id, "bob")
@@ -185,6 +188,32 @@ def test_what_was_deleted_is_gone_once(opened: Opened, tmp_path: Path) -> None:
     for ask in (store.get, store.read, store.delete):
         with pytest.raises(NotFound):
             ask(gone.id, "ann")
+
+
+def test_what_was_opened_stays_whole_though_it_is_deleted(opened: Opened, tmp_path: Path) -> None:
+    store, _ = opened()
+    record = store.add(b"hello", owner="ann", filename=None)
+    _, file = store.open(record.id, "ann")
+    with file:
+        store.delete(record.id, "ann")
+        assert file.read() == b"hello"
+    assert lying(tmp_path) == set()
+    with pytest.raises(NotFound):
+        store.open(record.id, "ann")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+def test_what_is_no_plain_file_is_not_opened_nor_waited_for(
+    opened: Opened, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    store, _ = opened()
+    record = store.add(b"x", owner="ann", filename=None)
+    path = tmp_path / "files" / record.id
+    path.unlink()
+    make(path)
+    for ask in (store.read, store.open):
+        with pytest.raises(NotFound):
+            ask(record.id, "ann")
 
 
 def test_a_record_whose_bytes_are_gone_is_not_found_and_can_be_deleted(opened: Opened, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The engine in a process of its own: what crosses, how it ends, and that the next request never notices."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -33,12 +34,14 @@ from ltx2.errors import (
 from ltx2.media.probe import probe_mp4
 from ltx2.request import GenerationRequest, Keyframe
 from ltx2.settings import Settings
-from ltx2.studio import child
-from ltx2.studio.process import ProcessEngine
+from ltx2.studio import child, process
+from ltx2.studio.job import Order
+from ltx2.studio.process import ENGINES, SECONDS_TO_HEED, ProcessEngine
+from ltx2.studio.studio import Studio
 from processes import ROOT, environment
 
-FAKE = "ltx2.fake:FakeEngine"
-LOCAL = "ltx2.model.local:LocalEngine"
+FAKE = ENGINES["fake"]
+LOCAL = ENGINES["local"]
 PROMPTLY = 5.0
 """Seconds; far below what is waited for otherwise."""
 
@@ -66,7 +69,8 @@ def until(happened: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    """All but the note of which process it is."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "pid"]
 
 
 def is_alive(pid: int) -> bool:
@@ -74,15 +78,16 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def running(folder: Path, build: str = FAKE, **settings: Any) -> Iterator[ProcessEngine]:
+def running(folder: Path, build: str = FAKE, heed: float = SECONDS_TO_HEED, **settings: Any) -> Iterator[ProcessEngine]:
     before = set(threading.enumerate())
-    engine = ProcessEngine(Settings(data_dir=folder, **settings), build)
+    engine = ProcessEngine(Settings(data_dir=folder, **settings), build, seconds_to_heed=heed)
     try:
         yield engine
     finally:
         engine.close()
     assert engine.pid is None
     assert not {thread for thread in set(threading.enumerate()) - before if thread.name == "model process"}
+    assert not (folder / "engine" / "pid").exists()
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +115,13 @@ class Generation:
 
     engine: ProcessEngine
     request: GenerationRequest
+    media: Mapping[str, bytes] = field(default_factory=dict)
     flag: CancelFlag = field(default_factory=CancelFlag)
     seen: list[Progress] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         thread = ThreadPoolExecutor(1)
-        self.made = thread.submit(self.engine.generate, self.request, {}, self.seen.append, self.flag)
+        self.made = thread.submit(self.engine.generate, self.request, self.media, self.seen.append, self.flag)
         thread.shutdown(wait=False)
 
     def wait_for(self, phase: str) -> None:
@@ -300,6 +306,7 @@ def test_what_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
         assert before is not None
         assert not is_alive(before)
         assert engine.status().restarts == 1
+        engine.load()
         assert works(engine)
         stopped = Generation(engine, make("fail=hang"))
         stopped.wait_for("denoising")
@@ -307,6 +314,160 @@ def test_what_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
         assert isinstance(stopped.error(), Canceled)
         assert engine.status().restarts == 2
         assert files(tmp_path) == []
+
+
+def test_the_deadline_is_of_one_generation(tmp_path: Path) -> None:
+    with running(tmp_path, heed=0.5, deadline_seconds=0.5) as engine:
+        engine.load()
+        before = engine.pid
+        quick = Generation(engine, make("seconds=30"))
+        quick.wait_for("denoising")
+        quick.flag.set()
+        assert isinstance(quick.error(), Canceled)
+        assert works(engine)
+        time.sleep(0.7)
+        assert engine.pid == before
+
+
+LARGE = {"image_start": bytes(1_500_000)}
+"""More than a socket holds."""
+
+
+def test_what_does_not_read_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    with running(tmp_path, deadline_seconds=0.5) as engine:
+        engine.load()
+        before = engine.pid or 0
+        os.kill(before, signal.SIGSTOP)
+        started = time.monotonic()
+        generation = Generation(engine, make(), LARGE)
+        assert isinstance(generation.error(), TimedOut)
+        assert time.monotonic() - started < PROMPTLY
+        assert not is_alive(before)
+        engine.load()
+        assert works(engine)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_does_not_heed_a_cancel_is_killed_long_before_the_deadline(tmp_path: Path, reads: bool) -> None:
+    with running(tmp_path, heed=0.3) as engine:
+        engine.load()
+        before = engine.pid or 0
+        if not reads:
+            os.kill(before, signal.SIGSTOP)
+        generation = Generation(engine, make("fail=hang"), {} if reads else LARGE)
+        if reads:
+            generation.wait_for("denoising")
+        started = time.monotonic()
+        generation.flag.set()
+        assert isinstance(generation.error(), Canceled)
+        assert 0.2 < time.monotonic() - started < PROMPTLY
+        assert not is_alive(before)
+        assert works(engine)
+
+
+def test_what_hangs_while_it_loads_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    with running(tmp_path, model="load=60", deadline_seconds=0.3) as engine:
+        pids = []
+        for restarts in (1, 2):
+            generation = Generation(engine, make())
+            until(lambda: engine.pid is not None)
+            pids.append(engine.pid or 0)
+            error = generation.error()
+            assert isinstance(error, TimedOut)
+            assert "not loaded within the 0.3 seconds" in error.message
+            assert "LTX2_DEADLINE_SECONDS" in (error.hint or "")
+            assert (engine.status().ready, engine.status().restarts) == (False, restarts)
+        assert pids[0] != pids[1]
+        assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_load_that_no_request_waits_for_has_no_deadline(tmp_path: Path) -> None:
+    with running(tmp_path, model="load=0.6", deadline_seconds=0.3) as engine:
+        engine.load()
+        assert works(engine)
+        assert engine.status().restarts == 0
+
+
+def test_a_load_that_a_request_has_ended_says_so(tmp_path: Path) -> None:
+    with running(tmp_path, model="load=60", deadline_seconds=0.3) as engine, ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(engine.load)
+        until(lambda: engine.pid is not None)
+        assert isinstance(Generation(engine, make()).error(), TimedOut)
+        with pytest.raises(NotReady, match="while it was loading") as caught:
+            loading.result(timeout=20)
+        assert "memory" not in (caught.value.hint or "")
+
+
+def test_a_request_is_cancelled_at_once_while_the_server_loads(tmp_path: Path) -> None:
+    with running(tmp_path, model="load=60") as engine, ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(engine.load)
+        until(lambda: engine.pid is not None)
+        before = engine.pid
+        for _ in range(2):
+            generation = Generation(engine, make())
+            generation.wait_for("loading")
+            started = time.monotonic()
+            generation.flag.set()
+            assert isinstance(generation.error(), Canceled)
+            assert time.monotonic() - started < PROMPTLY
+        assert engine.pid == before
+        assert not loading.done()
+        engine.close()
+        with pytest.raises(NotReady, match="being shut down"):
+            loading.result(timeout=20)
+
+
+def test_a_job_is_cancelled_at_once_while_the_server_loads(tmp_path: Path) -> None:
+    async def live() -> None:
+        settings = Settings(data_dir=tmp_path, model="load=60")
+        studio = Studio(settings, ProcessEngine(settings, FAKE))
+        await studio.start()
+        try:
+            async with asyncio.timeout(20):
+                job = await studio.submit(make(), {}, Order())
+                async for state in studio.watch(job):
+                    if state.progress.phase == "loading":
+                        break
+                await studio.cancel(job.id, job.order.owner)
+                with pytest.raises(Canceled):
+                    await studio.result(job)
+        finally:
+            await studio.close()
+
+    started = time.monotonic()
+    asyncio.run(live())
+    assert time.monotonic() - started < PROMPTLY
+    assert not [thread for thread in threading.enumerate() if thread.name == "loading"]
+
+
+def test_everybody_who_waits_for_a_model_hears_why_it_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "engine").touch()
+    with running(tmp_path) as engine, ThreadPoolExecutor(2) as threads:
+        loadings = [threads.submit(engine.load) for _ in range(2)]
+        until(lambda: engine.pid is not None)
+        errors = [Generation(engine, make()).error(), *(loading.exception(timeout=20) for loading in loadings)]
+        assert [type(error) for error in errors] == [NotReady] * 3
+        assert all("the folder for clips cannot be made" in str(error) for error in errors)
+        (tmp_path / "engine").unlink()
+        engine.load()
+        assert engine.status().ready
+
+
+def test_a_model_that_loads_is_not_idle(tmp_path: Path) -> None:
+    with running(tmp_path, model="load=0.8", residency="idle:1") as engine:
+        engine._ttl_seconds = 0.3
+        with ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(engine.load)
+            until(lambda: engine.pid is not None)
+            left = Generation(engine, make())
+            left.wait_for("loading")
+            left.flag.set()
+            assert isinstance(left.error(), Canceled)
+            assert engine.status().idle_seconds == 0
+            loading.result(timeout=20)
+        assert engine.status().loaded == ("fake",)
+        until(lambda: engine.pid is None)
+        assert engine.status().restarts == 0
 
 
 def test_status_at_each_moment(tmp_path: Path) -> None:
@@ -457,6 +618,74 @@ def test_the_process_ends_with_the_server_even_if_that_is_killed(tmp_path: Path,
     until(lambda: not is_alive(pid), seconds=PROMPTLY)
     server.stdout.close()
     server.wait()
+
+
+def stand_in(comment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(60)  # {comment}"])
+
+
+def test_a_process_that_outlived_its_server_is_killed_before_the_next_starts(tmp_path: Path) -> None:
+    server = script("generate('seconds=60', lambda p: p.steps and print(engine.pid, flush=True))", tmp_path)
+    assert server.stdout is not None
+    with server.stdout:
+        left = int(server.stdout.readline())
+    os.kill(left, signal.SIGSTOP)  # as deaf as one that waits for a GPU and lets no other thread run
+    server.kill()
+    server.wait()
+    with running(tmp_path / "below") as engine:
+        assert is_alive(left)
+        engine.load()
+        assert not is_alive(left)
+        assert (tmp_path / "below" / "engine" / "pid").read_text() == f"{engine.pid}\n"
+
+
+@pytest.mark.parametrize(("comment", "is_ours"), [("from ltx2.studio.child import main", True), ("else", False)])
+def test_only_a_process_of_ours_is_killed(tmp_path: Path, comment: str, is_ours: bool) -> None:
+    note = tmp_path / "engine" / "pid"
+    note.parent.mkdir()
+    with running(tmp_path) as engine, stand_in(comment) as other:
+        try:
+            note.write_text(f"{other.pid}\n")
+            engine.load()
+            assert is_alive(other.pid) is not is_ours
+            assert note.read_text() == f"{engine.pid}\n"
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("noted", ["", "-1", "0", "many", "4194305", "9" * 5000, "\xff"])
+def test_a_note_that_names_no_process_disturbs_nobody(tmp_path: Path, noted: str) -> None:
+    note = tmp_path / "pid"
+    note.write_text(noted, "latin-1")
+    process.end_left(note)
+
+
+def test_the_process_is_told_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told.py").write_text(
+        "from ltx2.errors import NotReady\n"
+        "def engine(settings):\n"
+        "    raise NotReady(f'{settings.api_keys} {settings.webhook_secret} {settings.database_url}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    secrets = {"api_keys": "one,two", "webhook_secret": "whsec_abc", "database_url": "sqlite:///x"}
+    with running(tmp_path, "told:engine", **secrets) as engine, pytest.raises(NotReady, match="^None None None"):
+        engine.load()
+
+
+def test_a_process_that_nobody_can_listen_to_is_not_left(tmp_path: Path) -> None:
+    before = psutil.Process().children()
+    open_before = psutil.Process().num_fds()
+    with running(tmp_path) as engine:
+        threading.stack_size(2**47)  # more than there is, so that no thread can be started
+        try:
+            with pytest.raises(NotReady, match="no process could be started"):
+                engine.load()
+        finally:
+            threading.stack_size(0)
+        assert engine.pid is None
+        assert psutil.Process().children() == before
+        assert psutil.Process().num_fds() == open_before
+        assert works(engine)
 
 
 def test_the_server_never_imports_torch_and_may_be_started_anywhere(tmp_path: Path) -> None:

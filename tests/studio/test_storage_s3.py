@@ -62,9 +62,11 @@ def test_bytes_go_there_and_come_back_and_go(store: Storage, tmp_path: Path) -> 
     assert store.exists(file_id)
     assert store.read(file_id) == b"hello"
     assert file_id in set(store.ids())
-    with store.local(file_id) as path:
-        assert path.read_bytes() == b"hello"
+    with store.open(file_id) as file:
+        assert file.read() == b"hello"
+        path = Path(file.name)
         assert tmp_path in path.parents
+        assert path.read_bytes() == b"hello"
     assert not path.exists()
     store.put(file_id, b"")
     assert store.read(file_id) == b""
@@ -76,7 +78,7 @@ def test_bytes_go_there_and_come_back_and_go(store: Storage, tmp_path: Path) -> 
     with pytest.raises(NotFound):
         store.read(file_id)
     with pytest.raises(NotFound):
-        store.local(file_id).__enter__()
+        store.open(file_id)
     assert list((tmp_path / "work").iterdir()) == []
     assert store.shared
     assert store.remove_partial() == 0
@@ -93,7 +95,7 @@ def test_a_finished_file_is_uploaded_and_leaves_its_place(store: Storage, tmp_pa
 def test_the_local_copy_is_gone_however_its_reader_ends(store: Storage, tmp_path: Path) -> None:
     file_id = new_id("file")
     store.put(file_id, b"hello")
-    with pytest.raises(FileNotFoundError, match="a reader fails"), store.local(file_id):
+    with pytest.raises(FileNotFoundError, match="a reader fails"), store.open(file_id):
         raise FileNotFoundError("a reader fails")
     assert list((tmp_path / "work").iterdir()) == []
 
