@@ -13,11 +13,8 @@ import uvicorn
 from ltx2.dialects.app import create_app
 from ltx2.errors import LTX2Error
 from ltx2.settings import Settings, load_settings
-from ltx2.studio.process import ProcessEngine
+from ltx2.studio.process import ENGINES, ProcessEngine
 from ltx2.studio.studio import Studio
-
-ENGINES = {"local": "ltx2.model.local:LocalEngine", "fake": "ltx2.fake:FakeEngine"}
-"""What makes the clips, in a process of its own. This one never imports torch."""
 
 
 class Server(uvicorn.Server):

@@ -157,7 +157,7 @@ class Engine(Protocol):
     """Makes clips, one at a time."""
 
     def load(self) -> None:
-        """Make the model ready; cheap when it is.
+        """Make the model ready; cheap when it is. May go on in a thread of its own while a generation is asked for.
 
         Raises:
             NotReady: it cannot be loaded; the message says why.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,6 +85,11 @@ class Ended:
 
     status: int
     """As :class:`subprocess.Popen` has it: negative is a signal."""
+    is_ours: bool = False
+    """Whether this program has killed it."""
+
+    def __str__(self) -> str:
+        return f"the process that holds the model ended {self.how}"
 
     @property
     def how(self) -> str:
@@ -95,7 +101,7 @@ class Ended:
 
     @property
     def hint(self) -> str:
-        if self.status == -signal.SIGKILL:
+        if self.status == -signal.SIGKILL and not self.is_ours:
             return "the kernel kills what takes too much memory: ask for fewer frames or a smaller picture"
         return "send the request again; the server's log may say more"
 
@@ -120,36 +126,44 @@ class Child:
         start: what to load.
         heard: told of everything the process says, and of its end, before ``events`` has it. Called by a thread of
             this object's own.
+        note: the file that names the process as long as there is one.
 
     Raises:
-        OSError: no process can be started.
+        OSError, RuntimeError: no process can be started, or no thread that listens to it.
     """
 
-    def __init__(self, start: Start, heard: Callable[["Child", Event], None]) -> None:
+    def __init__(self, start: Start, heard: Callable[["Child", Event], None], note: Path) -> None:
         self._heard = heard
+        self._note = note
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.status: EngineStatus | None = None
         """The last one told; None while the model is being loaded."""
+        self.loaded: Future[EngineStatus | Failure | Ended] = Future()
+        """What loading the model has come to, for any number of threads that wait for it."""
         self.is_over = False
         """It takes no more requests."""
         self.is_wanted = True
         """Nobody meant it to end."""
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - the program is ours
-                    [sys.executable, "-c", _PROGRAM, str(ROOT), str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C in a terminal is for the server alone
-                )
-            except BaseException:
-                self._socket.close()
-                raise
-        self._connection: Connection[Order, Answer] = Connection(os.dup(self._socket.fileno()))
+        self._is_killed = False
         self._sending = threading.Lock()
-        self._reader = threading.Thread(target=self._read, name="model process", daemon=True)
-        self._reader.start()
+        self._socket, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(self._socket.close)
+            self._process = subprocess.Popen(  # noqa: S603 - the program is ours
+                [sys.executable, "-c", _PROGRAM, str(ROOT), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C in a terminal is for the server alone
+            )
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self._connection: Connection[Order, Answer] = Connection(os.dup(self._socket.fileno()))
+            undo.callback(self._connection.close)
+            self._reader = threading.Thread(target=self._read, name="model process", daemon=True)
+            self._write_note()
+            undo.callback(self._remove_note)
+            self._reader.start()
+            undo.pop_all()
         self.send(start)
 
     @property
@@ -174,12 +188,14 @@ class Child:
         self._reader.join(SECONDS_TO_END)
         if self._reader.is_alive():
             self.kill()
+            self._reader.join(SECONDS_TO_END)
 
     def kill(self) -> None:
-        """End it whatever it does."""
-        self.is_over = True
+        """End it whatever it does, and wake whoever sends to it. Does not wait."""
+        self.is_over = self._is_killed = True
         self._process.kill()
-        self._reader.join(SECONDS_TO_END)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
         try:
@@ -192,16 +208,31 @@ class Child:
             try:
                 status = self._process.wait(SECONDS_TO_END)
             except subprocess.TimeoutExpired:
+                self._is_killed = True
                 self._process.kill()
                 status = self._process.wait()
+            self._remove_note()
             with self._sending:
                 self._connection.close()
             self._socket.close()
-            self._tell(Ended(status))
+            self._tell(Ended(status, self._is_killed))
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Answer | Ended) -> None:
         self._heard(self, event)
         self.events.put(event)
+        if not self.loaded.done() and isinstance(event, EngineStatus | Failure | Ended):
+            self.loaded.set_result(event)
+
+    def _write_note(self) -> None:
+        try:
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            self._note.write_text(f"{self.pid}\n")
+        except OSError as error:
+            log.warning("the model's process cannot be written down: %s", error.strerror)
+
+    def _remove_note(self) -> None:
+        with contextlib.suppress(OSError):
+            self._note.unlink()
 
 
 def main(descriptor: int) -> NoReturn:

@@ -1,30 +1,38 @@
 """An engine in a process of its own, so that whatever becomes of the model, the server answers.
 
 What crashes, hangs or gives no memory back ends with that process, and the next request gets a new one. Nothing here
-polls: whoever waits is woken by what the process says, by its end, by a cancel or by the deadline.
+polls: whoever waits is woken by what the process says, by its end or by a cancel. What takes too long is killed, which
+is an end.
 """
 
 import contextlib
 import logging
 import os
-import queue
 import shutil
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, LTX2Error, NotReady, TimedOut, WorkerCrashed
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
-from ltx2.studio.child import Cancel, Child, Ended, Event, Failure, Generate, Start, Woken
+from ltx2.studio.child import SECONDS_TO_END, Cancel, Child, Ended, Event, Failure, Generate, Start, Woken
 
 log = logging.getLogger(__name__)
 
 GB = 1e9
-FAKE = "ltx2.fake:FakeEngine"
+ENGINES = {"local": "ltx2.model.local:LocalEngine", "fake": "ltx2.fake:FakeEngine"}
+"""What makes the clips, in a process of its own. A server never imports torch."""
+SECONDS_TO_HEED = 60.0
+"""How long a process may go on after a cancel before it is taken for one that hangs."""
+MARK = b"ltx2.studio.child"
+"""Stands in the command line of every process of ours."""
 
 
 class ProcessEngine:
@@ -35,21 +43,26 @@ class ProcessEngine:
     Args:
         settings: those of the server; the process writes to a folder of its own below the data folder.
         build: the class of the engine that the process makes, as ``package.module:Class``.
+        seconds_to_heed: how long after a cancel a process is killed that goes on all the same.
     """
 
-    def __init__(self, settings: Settings, build: str) -> None:
-        self._settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute() / "engine"})
+    def __init__(self, settings: Settings, build: str, *, seconds_to_heed: float = SECONDS_TO_HEED) -> None:
+        folder = settings.data_dir.absolute() / "engine"
+        secrets = {"api_keys": None, "webhook_secret": None, "database_url": None}  # no business of the model's
+        self._settings = settings.model_copy(update={"data_dir": folder, **secrets})
+        self._note = folder / "pid"
         self._build = build
+        self._seconds_to_heed = seconds_to_heed
         self._ttl_seconds = _ttl_seconds(settings.residency)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self._known = EngineStatus((), 0.0, round(memory / GB, 1), fake=build == FAKE)
+        self._known = EngineStatus((), 0.0, round(memory / GB, 1), fake=build == ENGINES["fake"])
         # a model that is not kept is loaded when it is wanted, so that its absence keeps no request from starting
         self._is_ready = self._ttl_seconds is not None
         self._restarts = 0
         self._used_at = time.monotonic()
-        self._is_busy = False
+        self._users = 0
         self._turn = threading.Lock()
-        """Held by whoever uses the process, or ends it because nobody does."""
+        """Held by whoever starts the process, has it generate, or ends it because nobody uses it."""
         self._lock = threading.Lock()
         """Held for moments, so that no process and no timer starts after ``close``."""
         self._is_closed = False
@@ -71,14 +84,24 @@ class ProcessEngine:
             budget_gb=self._known.budget_gb,
             fake=self._known.fake,
             ready=self._is_ready,
-            idle_seconds=0.0 if self._is_busy else time.monotonic() - self._used_at,
+            idle_seconds=0.0 if self._users else time.monotonic() - self._used_at,
             ttl_seconds=self._ttl_seconds,
             restarts=self._restarts,
         )
 
     def load(self) -> None:
+        """As :class:`ltx2.engine.Engine` has it. Any thread may call it, also during a generation."""
         with self._in_use():
-            self._wait_for_model(self._running())
+            with self._turn:
+                child = self._running()
+            come_to = child.loaded.result()
+            if isinstance(come_to, Failure):
+                child.finish()
+                raise come_to.error
+            if isinstance(come_to, Ended):
+                if self._is_closed:
+                    raise _closed()
+                raise NotReady(f"{come_to} while it was loading", hint=come_to.hint)
 
     def generate(
         self,
@@ -87,7 +110,7 @@ class ProcessEngine:
         on_progress: OnProgress,
         cancelled: CancelFlag,
     ) -> Clip:
-        with self._in_use():
+        with self._in_use(), self._turn:
             try:
                 return self._generate(Generate(request, dict(media)), on_progress, cancelled)
             finally:
@@ -106,27 +129,28 @@ class ProcessEngine:
     @contextmanager
     def _in_use(self) -> Iterator[None]:
         """The model is not idle within this, and is let go some time after it where that was set."""
-        with self._turn:
+        with self._lock:
+            self._users += 1
             if self._timer is not None:
                 self._timer.cancel()
-            self._is_busy = True
-            try:
-                yield
-            finally:
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
                 self._used_at = time.monotonic()
-                self._is_busy = False
-                with self._lock:
-                    if self._ttl_seconds and not self._is_closed:
-                        self._timer = threading.Timer(self._ttl_seconds, self._expire, [self._ttl_seconds])
-                        self._timer.daemon = True
-                        self._timer.start()
+                if self._ttl_seconds and not self._users and not self._is_closed:
+                    self._timer = threading.Timer(self._ttl_seconds, self._expire, [self._ttl_seconds])
+                    self._timer.daemon = True
+                    self._timer.start()
 
     def _expire(self, seconds: float) -> None:
         """End a process that nobody used for so long, unless it is wanted at this very moment."""
         if not self._turn.acquire(blocking=False):
             return
         try:
-            if self.pid is not None and self._child is not None and time.monotonic() - self._used_at >= seconds:
+            is_idle = not self._users and time.monotonic() - self._used_at >= seconds
+            if is_idle and self.pid is not None and self._child is not None:
                 log.info("the model was not used for %g s and is let go", seconds)
                 self._child.end()
         finally:
@@ -138,14 +162,16 @@ class ProcessEngine:
             if not self._child.is_over:
                 return self._child
             self._child.finish()  # the next one needs the memory of this one
+        end_left(self._note)
         self._sweep()
         with self._lock:
             if self._is_closed:
                 raise _closed()
             try:
-                self._child = Child(Start(self._settings, self._build), self._heard)
-            except OSError as error:
-                raise NotReady(f"no process could be started for the model: {error.strerror}") from error
+                self._child = Child(Start(self._settings, self._build), self._heard, self._note)
+            except (OSError, RuntimeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise NotReady(f"no process could be started for the model: {reason}") from error
             return self._child
 
     def _sweep(self) -> None:
@@ -168,7 +194,7 @@ class ProcessEngine:
             if child.status is None:
                 child.is_wanted = self._is_ready = False
         elif isinstance(event, Ended) and child.is_wanted:
-            log.warning("the process that holds the model has ended %s", event.how)
+            log.warning("%s", event)
             self._restarts += 1
             if child.status is None:
                 self._is_ready = False
@@ -178,16 +204,22 @@ class ProcessEngine:
             raise Canceled("the generation was cancelled")
         began = time.perf_counter()
         child = self._running()
-        cancelled.when_set(lambda: child.events.put(Woken()))
-        if child.status is None:
-            on_progress(Progress("loading"))
-            self._wait_for_model(child, cancelled)
-        waited = time.perf_counter() - began
+        limit = _Limit(child)
+
+        def wake() -> None:
+            child.events.put(Woken())
+            limit.set(self._seconds_to_heed)
+
         try:
+            limit.set(self._settings.deadline_seconds)
+            cancelled.when_set(wake)
+            if child.status is None:
+                on_progress(Progress("loading"))
+                self._wait_for_model(child, limit, cancelled)
+            waited = time.perf_counter() - began
             answer = self._answer(child, order, on_progress, cancelled)
-        except BaseException:
-            child.end()  # or its answer would be taken for that to the next request
-            raise
+        finally:
+            limit.end()
         if isinstance(answer, Clip):
             seconds = {**answer.seconds, "loading": answer.seconds.get("loading", 0.0) + waited}
             return replace(answer, seconds=seconds)
@@ -195,64 +227,117 @@ class ProcessEngine:
             if answer.is_last:
                 child.finish()
             raise answer.error
-        if answer is None:
-            child.kill()
         self._sweep()
-        raise self._loss(answer, cancelled)
+        raise self._loss(answer, limit, cancelled)
 
-    def _wait_for_model(self, child: Child, cancelled: CancelFlag | None = None) -> None:
+    def _wait_for_model(self, child: Child, limit: "_Limit", cancelled: CancelFlag) -> None:
         while child.status is None:
-            match child.events.get():
-                case Failure() as failure:
+            event = child.events.get()
+            if cancelled():
+                raise Canceled("the generation was cancelled")
+            match event:
+                case Failure():
                     child.finish()
-                    raise failure.error
+                    raise event.error
                 case Ended() if self._is_closed:
                     raise _closed()
-                case Ended() as ended:
-                    message = f"the process that holds the model ended {ended.how} while it was loading"
-                    # a request that waits for it may be luckier with the next process
-                    raise (
-                        NotReady(message, hint=ended.hint)
-                        if cancelled is None
-                        else WorkerCrashed(message, hint=ended.hint)
-                    )
-            if cancelled is not None and cancelled():
-                raise Canceled("the generation was cancelled")
+                case Ended() if limit.is_reached:
+                    allowed = f"{self._settings.deadline_seconds:g} seconds that a generation may take here"
+                    hint = "send the request again; the server's limit is LTX2_DEADLINE_SECONDS"
+                    raise TimedOut(f"the model was not loaded within the {allowed}", hint=hint)
+                case Ended():
+                    # the request may be luckier with the next process
+                    raise WorkerCrashed(f"{event} while it was loading", hint=event.hint)
 
     def _answer(
         self, child: Child, order: Generate, on_progress: OnProgress, cancelled: CancelFlag
-    ) -> Clip | Failure | Ended | None:
-        """What a generation has come to; None when it took too long."""
-        child.send(order)
-        deadline = time.monotonic() + self._settings.deadline_seconds
-        is_told = False
-        while True:
-            if cancelled() and not is_told:
-                child.send(Cancel())
-                is_told = True
-            left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-            try:
-                event = child.events.get(timeout=max(0.0, left))
-            except queue.Empty:
-                return None
-            if isinstance(event, Progress):
-                on_progress(event)
-            elif isinstance(event, Clip | Failure | Ended):
-                return event
+    ) -> Clip | Failure | Ended:
+        """What a generation has come to."""
+        try:
+            child.send(order)
+            is_told = False
+            while True:
+                if cancelled() and not is_told:
+                    child.send(Cancel())
+                    is_told = True
+                event = child.events.get()
+                if isinstance(event, Progress):
+                    on_progress(event)
+                elif isinstance(event, Clip | Failure | Ended):
+                    return event
+        except BaseException:
+            child.end()  # or its answer would be taken for that to the next request
+            raise
 
-    def _loss(self, ended: Ended | None, cancelled: CancelFlag) -> LTX2Error:
+    def _loss(self, ended: Ended, limit: "_Limit", cancelled: CancelFlag) -> LTX2Error:
         """What to say of a generation that had no answer: the process ended, or had to be."""
         if self._is_closed:
             return WorkerCrashed("the server was shut down in the middle of the generation")
-        if ended is not None:
-            message = f"the process that holds the model ended {ended.how} in the middle of the generation"
-            return WorkerCrashed(message, hint=ended.hint)
+        if not limit.is_reached:
+            return WorkerCrashed(f"{ended} in the middle of the generation", hint=ended.hint)
         if cancelled():  # which was not heeded
             return Canceled("the generation was cancelled")
         return TimedOut(
             f"the generation took longer than the {self._settings.deadline_seconds:g} seconds allowed here",
             hint="ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS",
         )
+
+
+class _Limit:
+    """Kills a process that takes too long for one generation, so that all that is waited for is its end."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._lock = threading.Lock()
+        self._timers: list[threading.Timer] = []
+        self._has_ended = False
+        self.is_reached = False
+
+    def set(self, seconds: float) -> None:
+        """From now on it may take so long; an earlier limit holds, too."""
+        with self._lock:
+            if not self._has_ended:
+                timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._reach)
+                timer.daemon = True
+                timer.start()
+                self._timers.append(timer)
+
+    def end(self) -> None:
+        """The generation is over, and the process is somebody else's."""
+        with self._lock:
+            self._has_ended = True
+        for timer in self._timers:
+            timer.cancel()
+
+    def _reach(self) -> None:
+        with self._lock:
+            if not self._has_ended and not self._child.is_over:
+                self.is_reached = True
+                self._child.kill()
+
+
+def end_left(note: Path) -> None:
+    """Kill the process that a note names, if it is one of ours: it did not notice that its server was killed.
+
+    It holds memory that the next one needs. Only Linux, where servers run, says which process is whose.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        pid = int(note.read_text())
+        if MARK not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return
+        log.warning("killing process %d, which holds a model for a server that is no more", pid)
+        os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + SECONDS_TO_END
+        # one that has ended is a zombie until somebody asks for its status
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+            if time.monotonic() > until:
+                log.warning("process %d does not end", pid)
+                return
+            time.sleep(0.02)
+    except (OSError, ValueError):
+        return  # there is no note, or no such process
 
 
 def _ttl_seconds(residency: str) -> float | None:

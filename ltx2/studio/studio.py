@@ -42,7 +42,7 @@ class Studio:
 
     Args:
         settings: limits and places.
-        engine: makes the clips; only ever called from one thread, but for ``status`` and ``close``.
+        engine: makes the clips, asked for by one thread; loads on another.
 
     Raises:
         NotReady: the data folder cannot be used, or another server uses it.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -31,7 +32,7 @@ class JobWorker:
     """Belongs to the event loop.
 
     Args:
-        engine: called from a thread of this worker's own.
+        engine: asked for clips by one thread of this worker's own, and loaded by another.
         store: where jobs are written down.
         files: where inputs come from and clips go.
         disk: threads for both.
@@ -50,8 +51,11 @@ class JobWorker:
         """What fails from now on has not failed: it is taken up by the next server."""
 
     def load(self) -> None:
-        """Begin to load the model. A failure is logged, and told again to every job."""
-        self._thread.submit(self._load)
+        """Begin to load the model. A failure is logged, and told again to every job.
+
+        In a thread of its own, so that a job that waits for the model can be cancelled.
+        """
+        threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def _load(self) -> None:
         try:
