@@ -330,7 +330,7 @@ def test_the_server_goes_on_after_all_that(server: Server) -> None:
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server with small limits."""
     limits = {"LTX2_MAX_BODY_MB": "1", "LTX2_MAX_AUDIO_SECONDS": "5", "LTX2_MAX_IMAGE_MEGAPIXELS": "0.25"}
-    with running_server(tmp_path_factory.mktemp("strict"), limits) as server:
+    with running_server(tmp_path_factory.mktemp("strict"), limits, engine="fake") as server:
         yield server
 
 
@@ -420,9 +420,9 @@ def test_health_answers_while_requests_run_and_wait(server: Server) -> None:
 
 
 def test_a_full_queue_is_said_with_429(tmp_path: Path) -> None:
-    with running_server(tmp_path, {"LTX2_QUEUE_LIMIT": "1"}) as server:
+    with running_server(tmp_path, {"LTX2_QUEUE_LIMIT": "1"}, engine="fake") as server:
         wait_until_warm(server)
-        busy = SMALL | {"width": 288, "height": 512, "num_frames": 49, "num_inference_steps": 20}
+        busy = SMALL | {"prompt": "seconds=1"}
         answers: list[httpx.Response] = []
 
         def post() -> None:
@@ -452,7 +452,7 @@ def test_a_model_that_is_not_there_is_said_and_the_server_stays(tmp_path: Path) 
 
 
 def test_a_client_stuck_in_its_body_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
-    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}) as server:
+    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}, engine="fake") as server:
         wait_until_warm(server)
         with connect(server) as connection:
             connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
@@ -462,10 +462,10 @@ def test_a_client_stuck_in_its_body_does_not_keep_the_server_from_ending(tmp_pat
 
 
 def test_the_generation_in_hand_is_finished_when_the_server_is_told_to_end(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, engine="fake") as server:
         wait_until_warm(server)
         answers: list[httpx.Response] = []
-        busy = SMALL | {"width": 288, "height": 512, "num_frames": 49, "num_inference_steps": 8}
+        busy = SMALL | {"prompt": "seconds=2"}
         thread = threading.Thread(
             target=lambda: answers.append(httpx.post(server.url + "/generate", json=busy, timeout=60))
         )
@@ -494,9 +494,9 @@ def test_a_second_server_on_the_same_port_says_so_and_loads_nothing(server: Serv
 
 
 def test_a_generation_that_takes_longer_than_the_end_may_is_stopped(tmp_path: Path) -> None:
-    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}) as server:
+    with running_server(tmp_path, {"LTX2_SHUTDOWN_SECONDS": "1"}, engine="fake") as server:
         wait_until_warm(server)
-        endless = SMALL | {"width": 512, "height": 512, "num_frames": 121, "num_inference_steps": 100}
+        endless = SMALL | {"prompt": "seconds=60"}
         answers: list[httpx.Response] = []
         thread = threading.Thread(
             target=lambda: answers.append(httpx.post(server.url + "/generate", json=endless, timeout=60))
