@@ -32,6 +32,13 @@ def generate(server: Server, **fields: Any) -> httpx.Response:
     return httpx.post(server.url + "/generate", json=SMALL | fields, timeout=120)
 
 
+def pictures(answer: httpx.Response) -> np.ndarray:
+    """The frames of the film in an answer."""
+    film = base64.b64decode(answer.json()["video"].split(",")[1])
+    with av.open(BytesIO(film)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.float32)
+
+
 def with_media(fields: dict[str, Any], data: Path) -> dict[str, Any]:
     """The fields with the names of files replaced by their bytes in base64."""
     text = json.dumps(fields)
@@ -142,9 +149,10 @@ def test_the_answer_says_what_the_model_is_and_what_was_done(server: Server) -> 
 
 
 def test_the_same_seed_makes_the_same_film_and_another_one_another(server: Server) -> None:
-    first, again, other = (generate(server, seed=seed).json()["video"] for seed in (5, 5, 6))
-    assert first == again
-    assert first != other
+    first, again, other = (pictures(generate(server, seed=seed)) for seed in (5, 5, 6))
+    # not byte by byte: with sound beside it, x264's macroblock tree is not the same each time
+    assert np.abs(first - again).mean() < 1
+    assert np.abs(first - other).mean() > 5
     assert generate(server).json()["seed"] != generate(server).json()["seed"]
 
 
