@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     webhook_retry_seconds: PositiveFloat = Field(
         5, description="wait before a failed delivery is tried again; four times longer after each failure"
     )
+    price_per_second: NonNegativeFloat = Field(
+        0.0, description="price of one second of generation in US dollars, for callers who ask what a clip has cost"
+    )
     kiapi_max_side: PositiveInt = Field(768, description="largest width and height in the kiapi dialect")
     kiapi_max_frames: PositiveInt = Field(721, description="most frames in the kiapi dialect")
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ltx2 import __version__
 from ltx2.dialects import events, kiapi, native, operations, tasks
-from ltx2.dialects.base import BodyLimit, RequestIds, from_http, request_id
+from ltx2.dialects.base import BodyLimit, Dialect, RequestIds, from_http, request_id
 from ltx2.dialects.callers import Authorize
 from ltx2.errors import Internal, LTX2Error
 from ltx2.payload import invalid
@@ -20,9 +20,8 @@ from ltx2.studio.studio import Studio
 
 log = logging.getLogger(__name__)
 
-DIALECTS = (kiapi, tasks, native)
-"""Each has ``router(studio)``, ``owns(path)`` and ``render_error(error, request, status)``. The first that owns a path
-speaks there, also when nothing is found."""
+DIALECTS: tuple[Dialect, ...] = (kiapi, tasks, native)
+"""The last one owns all paths that no other does."""
 
 
 def create_app(studio: Studio) -> FastAPI:
@@ -42,11 +41,11 @@ def create_app(studio: Studio) -> FastAPI:
     )
     # the middleware checks; this puts a place for the key into the documentation
     key = [Security(HTTPBearer(auto_error=False))] if studio.keys.wanted else []
-    for routes in (*DIALECTS, events):
-        app.include_router(routes.router(studio), dependencies=key)
+    for routes in (*(dialect.router(studio) for dialect in DIALECTS), events.router(studio)):
+        app.include_router(routes, dependencies=key)
     app.include_router(operations.router(studio))
     app.add_middleware(BodyLimit, limit=studio.settings.max_body_bytes)
-    app.add_middleware(Authorize, keys=studio.keys, render=render_error)
+    app.add_middleware(Authorize, keys=studio.keys, render=render_error, checks_keys=_checks_keys)
     app.add_middleware(RequestIds)
     _render_errors(app)
     return app
@@ -55,8 +54,11 @@ def create_app(studio: Studio) -> FastAPI:
 def render_error(error: LTX2Error, request: Request, status: int | None = None) -> Response:
     """An error in the shape of the dialect that speaks at the request's path."""
     dialect = next(dialect for dialect in DIALECTS if dialect.owns(request.url.path))
-    answer: Response = dialect.render_error(error, request, status)
-    return answer
+    return dialect.render_error(error, request, status)
+
+
+def _checks_keys(path: str) -> bool:
+    return any(dialect.checks_keys(path) for dialect in DIALECTS)
 
 
 def _render_errors(app: FastAPI) -> None:

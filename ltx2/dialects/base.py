@@ -6,10 +6,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ltx2.errors import BodyTooLarge, InvalidRequest, LTX2Error, NotFound
+from ltx2.studio.studio import Studio
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,25 @@ STATUS: Mapping[str, int] = {
 
 RETRY_SECONDS = 10
 """What a caller is told to wait when the queue is full."""
+
+
+class Dialect(Protocol):
+    """What each module of a dialect has. The first whose ``owns`` says yes speaks at a path, also when nothing is
+    found there."""
+
+    NAME: str
+
+    def router(self, studio: Studio) -> APIRouter:
+        """Its routes. It may tell the studio how it words webhooks, by :meth:`Studio.announce`."""
+
+    def owns(self, path: str) -> bool:
+        """Whether errors at this path are told in this dialect."""
+
+    def checks_keys(self, path: str) -> bool:
+        """Whether the route at this path sees to API keys itself."""
+
+    def render_error(self, error: LTX2Error, request: Request, status: int | None = None) -> Response:
+        """An error in its shape; with its own status where none is given."""
 
 
 class ErrorDetail(BaseModel):
@@ -158,11 +178,11 @@ class RequestIds:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identity = "req_" + secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = identity
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        identity = "req_" + secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = identity
         began = time.monotonic()
 
         async def send_with_id(message: Message) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ltx2.errors import InvalidRequest, LTX2Error, NotReady, Unauthorized
@@ -20,28 +21,43 @@ OPEN_PATHS = frozenset(
     {"/health", "/health/live", "/health/ready", "/ping", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
 """These want no API key."""
-LINKED = "/outputs/"
-"""Below this a signed link may stand for a key; the route checks it."""
 LONGEST_KEY = 255
 
 
 class Authorize:
-    """ASGI middleware: says whose request it is, or answers 401 in the dialect of the path."""
+    """ASGI middleware: says whose request it is, or answers 401 in the dialect of the path.
 
-    def __init__(self, app: ASGIApp, keys: Keys, render: Callable[[LTX2Error, Request], Response]) -> None:
+    Args:
+        app: what comes behind.
+        keys: that are known.
+        render: tells that a key is wanted.
+        checks_keys: of the paths whose routes see to their keys themselves.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        render: Callable[[LTX2Error, Request], Response],
+        checks_keys: Callable[[str], bool],
+    ) -> None:
         self.app = app
         self._keys = keys
         self._render = render
+        self._checks_keys = checks_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             path = scope["path"]
             scope.setdefault("state", {})["owner"] = None
             try:
                 scope["state"]["owner"] = self._keys.owner(_key(Headers(scope=scope)))
             except Unauthorized as error:
-                if path not in OPEN_PATHS and not path.startswith(LINKED):
-                    await self._render(error, Request(scope))(scope, receive, send)
+                if path not in OPEN_PATHS and not self._checks_keys(path):
+                    if scope["type"] == "http":
+                        await self._render(error, Request(scope))(scope, receive, send)
+                    else:  # before it was accepted: the server answers 403
+                        await send({"type": "websocket.close", "code": 1008})
                     return
         await self.app(scope, receive, send)
 
@@ -51,7 +67,7 @@ def _key(headers: Headers) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 
 
-def owner_of(request: Request) -> str:
+def owner_of(request: HTTPConnection) -> str:
     """Whose jobs and files this request may see.
 
     Raises:
@@ -63,8 +79,13 @@ def owner_of(request: Request) -> str:
     return str(owner)
 
 
-def order_of(request: Request, dialect: str, *, webhook_url: str | None = None, upload_url: str | None = None) -> Order:
+def order_of(request: HTTPConnection, dialect: str, **more: Any) -> Order:
     """What the headers say: the owner, ``Idempotency-Key`` and ``X-Priority``.
+
+    Args:
+        request: as it came in.
+        dialect: its name.
+        more: fields of :class:`ltx2.studio.job.Order` that the body says; they win.
 
     Raises:
         InvalidRequest: a header has a value that cannot be used.
@@ -75,7 +96,8 @@ def order_of(request: Request, dialect: str, *, webhook_url: str | None = None, 
     named = request.headers.get("x-priority", "normal").lower()
     if named not in PRIORITIES:
         raise InvalidRequest("must be " + ", ".join(PRIORITIES), field="X-Priority")
-    return Order(owner_of(request), dialect, PRIORITIES[named], key, webhook_url, upload_url)
+    said = {"priority": PRIORITIES[named], "idempotency_key": key, "base_url": str(request.base_url)}
+    return Order(owner_of(request), dialect, **said | more)
 
 
 async def result_for(request: Request, studio: Studio, making: Coroutine[Any, Any, Job]) -> Job | None:

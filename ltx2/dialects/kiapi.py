@@ -83,6 +83,11 @@ def owns(path: str) -> bool:
     return f"{path}/".startswith(_BELOW)
 
 
+def checks_keys(_path: str) -> bool:
+    """Nowhere."""
+    return False
+
+
 def router(studio: Studio) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=[NAME], route_class=JsonRoute)

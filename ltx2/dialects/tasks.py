@@ -11,6 +11,7 @@ from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_resp
 from ltx2.dialects.callers import order_of, owner_of, result_for
 from ltx2.dialects.declared import PROMPT, RANGED, Responses, errors, file_answers, posted
 from ltx2.dialects.forms import FORM, read_form
+from ltx2.dialects.links import job_of_output, output_name, output_url
 from ltx2.dialects.sending import file_answer
 from ltx2.errors import LTX2Error, NotFound
 from ltx2.payload import Sources, invalid
@@ -32,9 +33,9 @@ from ltx2.studio.studio import Studio
 
 NAME = "tasks"
 
-_BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), "/outputs/")
+_OUTPUTS = "/outputs/"
+_BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), _OUTPUTS)
 _JOB = re.compile(r"job_[0-9a-f]{32}")
-_OUTPUT = re.compile(r"ltx2_(job_[0-9a-f]{32})\.mp4")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _DECIMAL = re.compile(r"-?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
 _TEXTS = frozenset({"prompt", "negative_prompt"})
@@ -130,6 +131,11 @@ def owns(path: str) -> bool:
     return f"{path}/".startswith(_BELOW)
 
 
+def checks_keys(path: str) -> bool:
+    """At a clip a signed link may stand for a key."""
+    return path.startswith(_OUTPUTS)
+
+
 def router(studio: Studio) -> APIRouter:
     """The routes of this dialect."""
     routes = APIRouter(tags=[NAME], route_class=JsonRoute)
@@ -196,12 +202,10 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
     @routes.get("/outputs/{filename}", response_class=Response, responses=clip, openapi_extra=RANGED)
     async def output(filename: str, request: Request, token: Token = None) -> Response:
         """The MP4 of a task, all or a range. The token of a task's link stands for an API key."""
-        named = _OUTPUT.fullmatch(filename)
-        if not named:
-            raise NotFound("there is no such clip")
+        job_id = job_of_output(filename)
         owner = owner_of(request) if token is None else studio.keys.opened(filename, token)
-        job = await studio.job(named[1], owner)
-        if job.file_id is None:
+        job = await studio.job(job_id, owner)
+        if job.file_id is None or output_name(job) != filename:
             raise NotFound("this clip is not finished")
         return await file_answer(studio, job.file_id, owner, request, render_error, name=filename)
 
@@ -275,8 +279,4 @@ def _order(body: TextToVideo, request: Request) -> Order:
 
 
 def _url(job: Job, request: Request, studio: Studio) -> str:
-    """Where callers find the clip of a job."""
-    name = f"ltx2_{job.id}.mp4"
-    base = (studio.settings.public_url or str(request.base_url)).rstrip("/")
-    token = f"?token={studio.keys.sign(name, job.order.owner)}" if studio.keys.wanted else ""
-    return f"{base}/outputs/{name}{token}"
+    return output_url(job, studio, str(request.base_url))

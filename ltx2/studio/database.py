@@ -25,10 +25,14 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
+    text,
+    update,
 )
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.schema import CreateColumn
 
 from ltx2.errors import NotReady, StorageFull
 from ltx2.settings import Settings
@@ -48,6 +52,12 @@ jobs = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("webhook_url", Text),
     Column("upload_url", Text),
+    Column("batch", String(64)),
+    Column("notes", JSON, nullable=False, server_default="{}"),
+    Column("base_url", Text, nullable=False, server_default=""),
+    Column("run_seconds", Double),
+    Column("ttl_seconds", Double),
+    Column("clip_seconds", Double),
     Column("request", Text, nullable=False),
     Column("inputs", JSON, nullable=False),
     Column("state", String(16), nullable=False),
@@ -69,6 +79,7 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key"),
     Index("jobs_by_state", "state", "created_at"),
     Index("jobs_by_owner", "owner", "created_at"),
+    Index("jobs_by_batch", "owner", "batch"),
 )
 
 files = Table(
@@ -80,6 +91,7 @@ files = Table(
     Column("content_type", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
     Column("meta", JSON, nullable=False),
     Index("files_by_owner", "owner", "created_at"),
     Index("files_by_time", "created_at"),
@@ -107,8 +119,10 @@ facts = Table(
 )
 """What is to be known of the database itself."""
 
-VERSION = "1"
+VERSION = "2"
 """Of the tables. A program that finds another one leaves them alone."""
+_EARLIER = frozenset({"1"})
+"""Those that lack nothing but columns."""
 
 
 class Database:
@@ -131,6 +145,8 @@ class Database:
                 event.listen(self._engine, "connect", _durable)
             metadata.create_all(self._engine)
             known = self._facts()
+            if known["version"] in _EARLIER:
+                known["version"] = self._upgrade()
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             # a driver's own words may have the password
             raise NotReady(
@@ -154,6 +170,21 @@ class Database:
                 known = {"version": VERSION, "id": secrets.token_hex(16)}
                 connection.execute(insert(facts), [{"name": name, "value": value} for name, value in known.items()])
             return known
+
+    def _upgrade(self) -> str:
+        """Add the columns that an earlier version did not have. Returns the version of the tables now."""
+        with self._engine.begin() as connection:
+            there = inspect(connection)
+            for table in metadata.sorted_tables:
+                known = {column["name"] for column in there.get_columns(table.name)}
+                for column in table.columns:
+                    if column.name not in known:
+                        described = CreateColumn(column).compile(dialect=connection.dialect)
+                        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
+            connection.execute(update(facts).where(facts.c.name == "version").values(value=VERSION))
+        return VERSION
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

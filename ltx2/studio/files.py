@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
@@ -70,6 +70,8 @@ class FileRecord:
     """Unix time."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What else is to be kept with it: JSON."""
+    expires_at: float | None = None
+    """When it is removed, where that is before the server would do so. Up to a minute later, in truth."""
 
 
 def insert_file(connection: Connection, record: FileRecord) -> None:
@@ -129,9 +131,22 @@ class Files:
         return record
 
     def adopt(
-        self, path: Path, *, owner: str, filename: str | None, meta: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        *,
+        owner: str,
+        filename: str | None,
+        meta: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
     ) -> FileRecord:
         """Take over a finished local file. Its record is to be written with :func:`insert_file`, or discarded.
+
+        Args:
+            path: of the file.
+            owner: whose it is.
+            filename: to be shown.
+            meta: JSON.
+            seconds: how long it is kept; None as long as all files are.
 
         Raises:
             StorageFull: there is no room; the file is still where it was.
@@ -139,6 +154,8 @@ class Files:
         with path.open("rb") as file:
             head = file.read(_HEAD)
         record = _describe(head, path.stat().st_size, owner, filename, meta)
+        if seconds is not None:
+            record = replace(record, expires_at=record.created_at + seconds)
         self._storage.adopt(record.id, path)
         return record
 
@@ -189,9 +206,9 @@ class Files:
 
         What a job that has not ended yet is to use stays.
         """
-        if not self._settings.files_hours:
-            return 0
-        old = files.c.created_at < now - self._settings.files_hours * 3600
+        old = files.c.expires_at < now
+        if self._settings.files_hours:
+            old |= files.c.created_at < now - self._settings.files_hours * 3600
         with self._database.write() as connection:
             waiting = connection.execute(select(jobs.c.inputs).where(jobs.c.state.not_in(TERMINAL))).scalars()
             used = {file_id for inputs in waiting for file_id in inputs.values()}
@@ -292,4 +309,6 @@ def _find(connection: Connection, file_id: str, owner: str, field: str | None = 
 
 
 def _record(row: Row[Any]) -> FileRecord:
-    return FileRecord(row.id, row.owner, row.filename, row.content_type, row.size, row.created_at, row.meta)
+    return FileRecord(
+        row.id, row.owner, row.filename, row.content_type, row.size, row.created_at, row.meta, row.expires_at
+    )

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ltx2.engine import ClipFacts, Phase, Progress
 from ltx2.errors import LTX2Error, error_of
@@ -53,6 +53,18 @@ class Order:
     """Told when the job has ended."""
     upload_url: str | None = None
     """Where the clip is PUT when it is finished."""
+    batch: str | None = None
+    """The name its dialect has for a request that is several jobs, or for one that was tried again."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: what its dialect needs to show the job as it was ordered. Nobody else looks at it."""
+    base_url: str = ""
+    """Where the caller reached this server, for links that are sent to others."""
+    run_seconds: float | None = None
+    """How long the generation may take, where that is less than the server allows."""
+    ttl_seconds: float | None = None
+    """How long after it was sent the job must be over."""
+    clip_seconds: float | None = None
+    """How long the clip is kept, where that is less than the server keeps files."""
 
 
 @dataclass(frozen=True)

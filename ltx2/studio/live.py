@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 from ltx2.engine import CancelFlag, Progress
+from ltx2.errors import LTX2Error
 from ltx2.studio.job import Job
 
 
@@ -19,6 +20,10 @@ class Live:
         self.callers = 0
         """Those who wait for the result in one request."""
         self.is_forgotten = False
+        self.late: LTX2Error | None = None
+        """Why its generation was stopped, when nobody cancelled it."""
+        self.expiry: asyncio.TimerHandle | None = None
+        """Ends a job that is not over in time."""
         self._mark: tuple[float, float] | None = None
 
     def publish(self, job: Job) -> None:
@@ -34,6 +39,11 @@ class Live:
         self.flag.set()
         if not self.job.is_over:
             self.publish(replace(self.job, cancel_requested=True))
+
+    def time_out(self, error: LTX2Error) -> None:
+        """Let the generation end, and the job fail with this."""
+        self.late = error
+        self.flag.set()
 
     def progress(self, progress: Progress) -> None:
         """Tell everybody how far the generation is."""

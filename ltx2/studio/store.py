@@ -3,11 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from ltx2.engine import ClipFacts, Progress
@@ -20,6 +20,7 @@ from ltx2.studio.job import MOST_TRIES, TERMINAL, Failure, Job, Order, State, ne
 log = logging.getLogger(__name__)
 
 _FACTS = TypeAdapter(ClipFacts)
+_ORDER = tuple(field.name for field in fields(Order))
 UNREADABLE = Failure("internal", "another version of this server has written a request that this one cannot read")
 CRASHED = Failure(
     "worker_crashed",
@@ -31,6 +32,7 @@ CRASHED = Failure(
 def fingerprint(request: GenerationRequest, sources: Mapping[str, str | bytes], order: Order) -> str:
     """A hash of all that a caller asked for, to know the same request when it is sent again."""
     parts = [order.dialect, request.model_dump_json(), order.webhook_url or "", order.upload_url or ""]
+    parts += [str(limit) for limit in (order.run_seconds, order.ttl_seconds, order.clip_seconds)]
     for name, source in sorted(sources.items()):
         content = source.encode(errors="surrogatepass") if isinstance(source, str) else source
         parts += [name, hashlib.sha256(content).hexdigest()]
@@ -113,8 +115,26 @@ class Store:
             raise NotFound("there is no such job", hint="ended jobs are forgotten after LTX2_JOBS_HOURS")
         return job_of(row)
 
-    def newest(self, owner: str, limit: int, after: str | None = None) -> list[Job]:
+    def get_any(self, job_id: str) -> Job:
+        """A job that is known to be there, whosever it is."""
+        with self._database.read() as connection:
+            return job_of(connection.execute(select(jobs).where(jobs.c.id == job_id)).one())
+
+    def batch(self, owner: str, name: str) -> list[Job]:
+        """The jobs of an owner that go by this name in their dialect, the oldest first."""
+        mine = (jobs.c.owner == owner) & (jobs.c.batch == name) & jobs.c.hidden.is_(False)
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs).where(mine).order_by(jobs.c.created_at, jobs.c.id))
+            return [job for row in rows if (job := _readable(row)) is not None]
+
+    def newest(self, owner: str, limit: int, after: str | None = None, *, oldest: bool = False) -> list[Job]:
         """The newest jobs of an owner, the newest first; or the next ones after one of them.
+
+        Args:
+            owner: whose.
+            limit: how many at most.
+            after: id of the job before the first one.
+            oldest: the oldest, the oldest first, instead.
 
         Raises:
             NotFound: there is no such job to go on after.
@@ -125,9 +145,12 @@ class Store:
                 last = self.get(after, owner)
             except NotFound:
                 raise NotFound("there is no such job to go on after", field="after") from None
-            same = (jobs.c.created_at == last.created_at) & (jobs.c.id > last.id)
-            mine &= (jobs.c.created_at < last.created_at) | same
-        first = select(jobs).where(mine).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
+            at, name = jobs.c.created_at, jobs.c.id
+            beyond = at > last.created_at if oldest else at < last.created_at
+            beside = name < last.id if oldest else name > last.id
+            mine &= beyond | ((at == last.created_at) & beside)
+        order = (jobs.c.created_at, jobs.c.id.desc()) if oldest else (jobs.c.created_at.desc(), jobs.c.id)
+        first = select(jobs).where(mine).order_by(*order).limit(limit)
         with self._database.read() as connection:
             return [job for row in connection.execute(first) if (job := _readable(row)) is not None]
 
@@ -243,10 +266,12 @@ class Store:
             connection.execute(delete(deliveries).where(orphans))
             return gone
 
-    def count(self) -> dict[str, int]:
-        """How many jobs there are in each state."""
+    def count(self, owner: str | None = None) -> dict[str, int]:
+        """How many jobs there are in each state, of all owners or of one."""
+        mine = true() if owner is None else (jobs.c.owner == owner) & jobs.c.hidden.is_(False)
+        each = select(jobs.c.state, func.count().label("number")).where(mine).group_by(jobs.c.state)
         with self._database.read() as connection:
-            rows = connection.execute(select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state))
+            rows = connection.execute(each)
             return {row.state: row.number for row in rows}
 
 
@@ -299,7 +324,7 @@ def job_of(row: Row[Any]) -> Job:
 def _job(row: Row[Any]) -> Job:
     return Job(
         id=row.id,
-        order=Order(row.owner, row.dialect, row.priority, row.idempotency_key, row.webhook_url, row.upload_url),
+        order=Order(**{name: getattr(row, name) for name in _ORDER}),
         request=GenerationRequest.model_validate_json(row.request),
         inputs=row.inputs,
         state=row.state,

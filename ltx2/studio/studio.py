@@ -3,28 +3,30 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Engine, EngineStatus
 from ltx2.errors import Canceled, LTX2Error, NotReady, TimedOut
+from ltx2.media.stills import Still, draw_still
 from ltx2.payload import Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 from ltx2.studio.database import Database, lock_places
-from ltx2.studio.delivery import Outbox
+from ltx2.studio.delivery import Announce, Outbox
+from ltx2.studio.dispatch import Dispatcher
 from ltx2.studio.files import Files
-from ltx2.studio.job import Job, Order, outline
+from ltx2.studio.job import Job, Order
 from ltx2.studio.keys import Keys
 from ltx2.studio.live import Live
 from ltx2.studio.metrics import Metrics
 from ltx2.studio.reception import Reception
 from ltx2.studio.storage import open_storage
 from ltx2.studio.store import Store
-from ltx2.studio.turns import Turns
 from ltx2.studio.worker import JobWorker
 
 log = logging.getLogger(__name__)
@@ -64,28 +66,45 @@ class Studio:
         self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
         self._jobs_disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
         self._worker = JobWorker(engine, self._store, self.files, self._jobs_disk)
-        self._live: dict[str, Live] = {}
-        self._turns = Turns()
+        self._dispatcher = Dispatcher(self._worker, self._over)
+        self._live = self._dispatcher.live
+        self._turns = self._dispatcher.turns
         self._reception = Reception(
             settings, self._store, self.files, self._intake, self._disk, self._turns, self._room
         )
-        self._wake = asyncio.Event()
         self._is_draining = False
         self._drained_at = 0.0
-        self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._spawned: set[asyncio.Task[Any]] = set()
+
+    def announce(self, dialect: str, event: Announce) -> None:
+        """Have webhooks of jobs that came in by a dialect say what this makes of them."""
+        self._outbox.events[dialect] = event
+
+    async def still(self, file_id: str, owner: str, kind: Still) -> bytes:
+        """A picture of what is in a video.
+
+        Raises:
+            NotFound: there is no such file, or it is somebody else's.
+            UnsupportedMedia: it has no pictures.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._intake, self._draw, file_id, owner, kind)
+
+    def _draw(self, file_id: str, owner: str, kind: Still) -> bytes:
+        with self.files.local(file_id, owner) as (_, path):
+            return draw_still(path, kind)
 
     async def start(self) -> None:
         """Take up what a server before this one left, and begin to load the model."""
         for job in await self.on_disk(self._store.recover, time.time()):
-            self._accept(job)
+            self._dispatcher.accept(job)
         await self.on_disk(self.files.remove_orphans)
         for left in self.settings.work_dir.glob("download-*"):
             left.unlink(missing_ok=True)
         if self.settings.residency == "resident":
             self._worker.load()
-        self._tasks = [asyncio.create_task(work()) for work in (self._dispatch, self._sweep, self._outbox.deliver)]
+        self._tasks = [
+            asyncio.create_task(work()) for work in (self._dispatcher.run, self._sweep, self._outbox.deliver)
+        ]
 
     def drain(self) -> None:
         """Accept nothing more, and let those go who only watch. What was accepted goes on."""
@@ -98,8 +117,7 @@ class Studio:
     async def close(self) -> None:
         """Wait for the generation in hand, but not for long, and end. The next server takes up what has not ended."""
         self.drain()
-        self._is_closing = True
-        self._wake.set()
+        self._dispatcher.close()
         if self._tasks:
             dispatch, *others = self._tasks
             for task in others:
@@ -108,7 +126,7 @@ class Studio:
             await asyncio.wait([dispatch], timeout=max(0.0, self.settings.shutdown_seconds - spent))
         self._worker.is_closing = True
         await asyncio.to_thread(self._engine.close)
-        await asyncio.gather(*self._tasks, *self._spawned, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._dispatcher.settle(), return_exceptions=True)
         self._worker.close()
         self._intake.shutdown(wait=True, cancel_futures=True)
         for pool in (self._disk, self._looks, self._jobs_disk):
@@ -170,7 +188,7 @@ class Studio:
         try:
             return await asyncio.shield(keeping)
         except asyncio.CancelledError:
-            self._spawn(self._abandon(keeping))
+            self._dispatcher.spawn(self._abandon(keeping))
             raise
 
     async def _keep(self, request: GenerationRequest, sources: Sources, media: Media, order: Order, mark: str) -> Job:
@@ -186,19 +204,13 @@ class Studio:
         finally:
             if announced and not is_new:
                 del self._live[announced[0].id]
-        return self._accept(job) if is_new else await self.job(job.id, order.owner)
+        return self._dispatcher.accept(job) if is_new else await self.job(job.id, order.owner)
 
     async def _abandon(self, keeping: asyncio.Task[Job]) -> None:
         """The caller left while the request was written down."""
         await asyncio.wait([keeping])
         if keeping.exception() is None and (job := keeping.result()).order.idempotency_key is None:
             await self.cancel(job.id, job.order.owner)
-
-    def _accept(self, job: Job) -> Job:
-        self._live.setdefault(job.id, Live(job))
-        self._turns.add(job.id, job.order.owner, job.order.priority)
-        self._wake.set()
-        return job
 
     async def job(self, job_id: str, owner: str) -> Job:
         """Raises NotFound: there is none, or it is somebody else's."""
@@ -209,13 +221,29 @@ class Studio:
         live = self._live.get(job_id)
         return live if live and live.job.order.owner == owner and not live.is_forgotten else None
 
-    async def jobs(self, owner: str, limit: int = 1000, after: str | None = None) -> list[Job]:
-        """The newest jobs of an owner, the newest first; or the next ones after one of them.
+    async def jobs(self, owner: str, limit: int = 1000, after: str | None = None, *, oldest: bool = False) -> list[Job]:
+        """The newest jobs of an owner, the newest first; or the next ones after one of them; or the oldest.
 
         Raises:
             NotFound: there is no such job to go on after.
         """
-        written = await self._look(self._store.newest, owner, limit, after)
+        newest = partial(self._store.newest, owner, limit, after, oldest=oldest)
+        return self._latest(await self._look(newest))
+
+    async def batch(self, owner: str, name: str) -> list[Job]:
+        """The jobs of an owner that were ordered under this name, the oldest first."""
+        return self._latest(await self._look(self._store.batch, owner, name))
+
+    def waiting(self, owner: str) -> list[Job]:
+        """The jobs of an owner whose turn has not come."""
+        mine = (live.job for live in self._live.values() if live.job.order.owner == owner and not live.is_forgotten)
+        return [job for job in mine if job.state == "queued"]
+
+    async def count(self, owner: str) -> dict[str, int]:
+        """How many jobs of an owner there are in each state."""
+        return await self._look(self._store.count, owner)
+
+    def _latest(self, written: Iterable[Job]) -> list[Job]:
         # what is written of a running job's progress may be a second old
         return [self._live[job.id].job if job.id in self._live else job for job in written]
 
@@ -270,7 +298,7 @@ class Studio:
             raise late from None
         except asyncio.CancelledError:
             if live.callers == 1 and live.job.order.idempotency_key is None:
-                self._spawn(self.cancel(live.job.id, live.job.order.owner))
+                self._dispatcher.spawn(self.cancel(live.job.id, live.job.order.owner))
             raise
         finally:
             live.callers -= 1
@@ -289,7 +317,7 @@ class Studio:
             return job
         live.cancel()
         if job.state == "canceled" and self._turns.remove(job_id):
-            self._over(live, job)
+            self._dispatcher.over(live, job)
         return job if job.is_over else live.job
 
     async def forget(self, job_id: str, owner: str) -> bool:
@@ -305,32 +333,9 @@ class Studio:
             live.is_forgotten = True
         return job.state == "running"
 
-    def _over(self, live: Live, job: Job) -> None:
-        live.publish(job)
-        self._live.pop(job.id, None)
+    def _over(self, job: Job) -> None:
         self.metrics.ended(job)
         self._outbox.wake()
-        log.info("%s", outline(job))
-
-    async def _dispatch(self) -> None:
-        while not self._is_closing:
-            job_id = self._turns.next()
-            if job_id is None:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            live = self._live[job_id]
-            try:
-                job = await self._worker.run(live)
-            except Exception:
-                # the others must not wait for what cannot even be begun, or written down
-                log.exception("job %s could not be run", job_id)
-                job = await self._worker.give_up(live)
-            if job.is_over:
-                self._over(live, job)
-            else:
-                live.publish(job)
-                self._turns.add_first(job_id, job.order.owner)
 
     async def _sweep(self) -> None:
         while True:
@@ -342,9 +347,3 @@ class Studio:
             except (LTX2Error, SQLAlchemyError, OSError):
                 log.exception("the sweep failed; it is tried again")
             await asyncio.sleep(SWEEP_SECONDS)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something that nobody waits for."""
-        task = asyncio.create_task(work)
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +14,17 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Clip, Engine, Progress
-from ltx2.errors import Canceled, Internal, InvalidRequest, LTX2Error, NotFound, NotReady, StorageFull, WorkerCrashed
+from ltx2.errors import (
+    Canceled,
+    Internal,
+    InvalidRequest,
+    LTX2Error,
+    NotFound,
+    NotReady,
+    StorageFull,
+    TimedOut,
+    WorkerCrashed,
+)
 from ltx2.studio.files import FileRecord, Files
 from ltx2.studio.job import MOST_TRIES, Failure, Job
 from ltx2.studio.live import Live
@@ -82,16 +93,20 @@ class JobWorker:
             if began is None:  # it was cancelled a moment ago
                 return replace(live.job, state="canceled", finished_at=time.time())
             live.publish(began)
-            return await self._generate(live, began)
+            with _limited(live, began.order.run_seconds):
+                return await self._generate(live, began)
         finally:
             self.is_busy = False
 
-    async def give_up(self, live: Live) -> Job:
+    async def give_up(self, live: Live, error: LTX2Error | None = None) -> Job:
         """Let a job have failed that could not be run at all. If even that cannot be written, the next server may."""
-        failure = Failure.of(Internal("the job could not be run; the server's log says why"))
+        failure = Failure.of(error or Internal("the job could not be run; the server's log says why"))
         now = time.time()
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._disk, self._store.give_up, live.job.id, failure, now)
+            if not await loop.run_in_executor(self._disk, self._store.give_up, live.job.id, failure, now):
+                # it was cancelled a moment ago
+                return await loop.run_in_executor(self._disk, self._store.get_any, live.job.id)
         except (LTX2Error, SQLAlchemyError):
             log.exception("job %s could not be written down", live.job.id)
         return replace(live.job, state="failed", finished_at=now, failure=failure)
@@ -109,6 +124,8 @@ class JobWorker:
             )
             file = await self._kept(job, clip)
         except Canceled:
+            if live.late is not None and not live.job.cancel_requested:
+                return await self._failed(live, job, live.late)
             return await self._cancelled(live)
         except WorkerCrashed as error:
             return await self._crashed(live, job, error)
@@ -161,7 +178,15 @@ class JobWorker:
             "seed": clip.seed,
             "model": clip.model,
         }
-        adopt = partial(self._files.adopt, clip.path, owner=job.order.owner, filename=None, meta=meta)
+        order = job.order
+        adopt = partial(
+            self._files.adopt,
+            clip.path,
+            owner=order.owner,
+            filename=None,
+            meta=meta,
+            seconds=order.clip_seconds,
+        )
         try:
             return await asyncio.get_running_loop().run_in_executor(self._disk, adopt)
         except Exception:
@@ -222,3 +247,17 @@ class JobWorker:
                 log.error("the database refuses to write (%s); trying again", type(error).__name__)  # noqa: TRY400
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+@contextmanager
+def _limited(live: Live, seconds: float | None) -> Iterator[None]:
+    """Let the job fail that runs within this for longer than its order says."""
+    if seconds is None:
+        yield
+        return
+    late = TimedOut(f"the generation took longer than the {seconds:g} seconds that were asked for")
+    timer = asyncio.get_running_loop().call_later(seconds, live.time_out, late)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,75 @@
+"""Pictures of what is in a finished video: its first frame, or a sheet of frames."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import av
+from PIL import Image
+
+from ltx2.errors import UnsupportedMedia
+
+Still = Literal["thumbnail", "spritesheet"]
+"""The first frame as WebP; or frames from beginning to end, row by row, as JPEG."""
+
+COLUMNS: Final = 4
+MOST_FRAMES: Final = 16
+_WIDTH: Final = 320
+"""Pixels of one frame of a sheet, at most."""
+
+
+def draw_still(path: Path, kind: Still) -> bytes:
+    """Draw one.
+
+    Raises:
+        UnsupportedMedia: the file has no pictures that can be read.
+    """
+    try:
+        return _thumbnail(path) if kind == "thumbnail" else _spritesheet(path)
+    except (av.FFmpegError, StopIteration):
+        raise UnsupportedMedia("the file has no pictures") from None
+
+
+def _thumbnail(path: Path) -> bytes:
+    return _encoded(next(_frames(path)), "WEBP")
+
+
+def _spritesheet(path: Path) -> bytes:
+    # counted first, so that no more frames are held than are shown
+    count = sum(1 for _ in _packets(path))
+    if not count:
+        raise StopIteration
+    wanted = sorted({index * (count - 1) // (MOST_FRAMES - 1) for index in range(MOST_FRAMES)})
+    shown = []
+    for index, frame in enumerate(_frames(path)):
+        if index in wanted:
+            frame.thumbnail((_WIDTH, _WIDTH * 4))
+            shown.append(frame)
+    if not shown:
+        raise StopIteration
+    width, height = shown[0].size
+    columns = min(COLUMNS, len(shown))
+    sheet = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height))
+    for place, frame in enumerate(shown):
+        sheet.paste(frame, (place % columns * width, place // columns * height))
+    return _encoded(sheet, "JPEG")
+
+
+def _frames(path: Path) -> Iterator[Image.Image]:
+    with av.open(str(path.absolute())) as container:
+        for frame in container.decode(video=0) if container.streams.video else ():
+            image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+            yield image
+
+
+def _packets(path: Path) -> Iterator[Any]:
+    with av.open(str(path.absolute())) as container:
+        if container.streams.video:
+            yield from (packet for packet in container.demux(video=0) if packet.size)
+
+
+def _encoded(image: Image.Image, kind: Literal["WEBP", "JPEG"]) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85)
+    return buffer.getvalue()

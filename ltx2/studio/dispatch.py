@@ -1,0 +1,101 @@
+"""Which job runs next, and what happens to those that wait or run for too long."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ltx2.errors import LTX2Error, TimedOut
+from ltx2.studio.job import Job, outline
+from ltx2.studio.live import Live
+from ltx2.studio.turns import Turns
+from ltx2.studio.worker import JobWorker
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Runs one job after the other. Belongs to the event loop.
+
+    Args:
+        worker: runs them.
+        on_end: told of each job that is over.
+    """
+
+    def __init__(self, worker: JobWorker, on_end: Callable[[Job], None]) -> None:
+        self._worker = worker
+        self._on_end = on_end
+        self.live: dict[str, Live] = {}
+        """The jobs that wait or run, by id; also those about to be written down."""
+        self.turns = Turns()
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._spawned: set[asyncio.Task[Any]] = set()
+
+    def accept(self, job: Job) -> Job:
+        """Let a job wait for its turn, for as long as its order says."""
+        live = self.live.setdefault(job.id, Live(job))
+        self.turns.add(job.id, job.order.owner, job.order.priority)
+        if job.order.ttl_seconds is not None:
+            left = job.created_at + job.order.ttl_seconds - time.time()
+            live.expiry = asyncio.get_running_loop().call_later(max(0.0, left), self._expire, live)
+        self._wake.set()
+        return job
+
+    def over(self, live: Live, job: Job) -> None:
+        """A job has come to its end, which is written down."""
+        if live.expiry is not None:
+            live.expiry.cancel()
+        live.publish(job)
+        self.live.pop(job.id, None)
+        self._on_end(job)
+        log.info("%s", outline(job))
+
+    async def run(self) -> None:
+        """Run jobs until :meth:`close`."""
+        while not self._is_closing:
+            job_id = self.turns.next()
+            if job_id is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            live = self.live[job_id]
+            try:
+                job = await self._worker.run(live)
+            except Exception:
+                # the others must not wait for what cannot even be begun, or written down
+                log.exception("job %s could not be run", job_id)
+                job = await self._worker.give_up(live)
+            if job.is_over:
+                self.over(live, job)
+            else:
+                live.publish(job)
+                self.turns.add_first(job_id, job.order.owner)
+
+    def close(self) -> None:
+        """Begin no other job."""
+        self._is_closing = True
+        self._wake.set()
+
+    async def settle(self) -> None:
+        """Wait for what was spawned."""
+        await asyncio.gather(*self._spawned, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something that nobody waits for."""
+        task = asyncio.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+
+    def _expire(self, live: Live) -> None:
+        """A job was not over when its caller wanted it to be."""
+        seconds = live.job.order.ttl_seconds
+        late = TimedOut(f"the job was not over {seconds:g} seconds after it was sent, as it had to be")
+        if self.turns.remove(live.job.id):
+            self.spawn(self._give_up(live, late))
+        else:
+            live.time_out(late)
+
+    async def _give_up(self, live: Live, error: LTX2Error) -> None:
+        self.over(live, await self._worker.give_up(live, error))
