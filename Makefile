@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench soak serve format clean
+# other people's clients, each as published: some of them cannot share an environment
+CLIENTS := openai runpod runware runware-sdk
+
+.PHONY: setup clients demo test check bench soak serve format clean
 
 setup: $(VENV)/.complete
 
@@ -11,10 +14,17 @@ $(VENV)/.complete: requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
+clients: $(CLIENTS:%=.clients/%/.complete)
+
+.clients/%/.complete: tests/clients/%.txt | $(VENV)/.complete
+	$(PYTHON) -m venv --clear --without-pip .clients/$*
+	$(BIN)/python -m pip --python .clients/$*/bin/python install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 demo: setup
 	$(BIN)/python -m ltx2.cli --input test_input.json
 
-test: setup
+test: setup clients
 	$(BIN)/python -m pytest
 
 check: setup
@@ -36,4 +46,4 @@ serve: setup
 	$(BIN)/python server.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .clients build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,7 @@ LTX2Error
 ├── OutOfMemory             the model ran out of memory for this request
 ├── StorageFull             there is no room for inputs or outputs
 ├── TimedOut                it took longer than it may
+├── ContentRefused          the operator's content check does not let the clip be given out
 ├── WorkerCrashed           the process that holds the model ended in the middle of it
 └── Internal                a bug of ours
 
@@ -112,6 +113,10 @@ class StorageFull(LTX2Error):
 
 class TimedOut(LTX2Error):
     code = "timeout"
+
+
+class ContentRefused(LTX2Error):
+    code = "content_refused"
 
 
 class WorkerCrashed(LTX2Error):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 from ltx2.errors import InvalidRequest
+from ltx2.formats import SILENT, SOUNDS, OutputFormat, crf_of
 from ltx2.geometry import exact_fps
 from ltx2.settings import Settings
 
@@ -35,7 +36,10 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 FrameIndex = Annotated[int | Literal["first", "last"], BeforeValidator(_check_frame_index)]
 Crf = Annotated[int, Field(ge=0, le=51)]
+Quality = Annotated[int, Field(ge=1, le=100)]
 
+ContentCheck = Literal["none", "fast", "full"]
+"""Whether the operator's checker looks at the clip before it is given out: at some of its pictures, or at all."""
 Pipeline = Literal["auto", "one_stage", "two_stage"]
 """Two stages: at half the size, then enlarged and refined. ``auto`` takes them for large pictures."""
 Mode = Literal["T2V", "T2V+Audio", "I2V", "I2V(first+last)", "I2V(last)", "A2V", "A2V+I2V"]
@@ -85,7 +89,15 @@ class AudioTrack(Strict):
 class Output(Strict):
     """How the clip is written."""
 
+    format: OutputFormat = Field("mp4", description="kind of file; wav, flac and mp3 are the sound alone")
     crf: Crf | None = Field(None, description="x264 quality; None takes the server's setting")
+    quality: Quality | None = Field(None, description="of the pictures, 100 is best; instead of crf")
+
+    def x264_crf(self, default: int) -> int:
+        """The CRF that was asked for, by either name, or ``default``."""
+        if self.quality is not None:
+            return crf_of(self.quality)
+        return default if self.crf is None else self.crf
 
 
 class GenerationRequest(Strict):
@@ -105,6 +117,7 @@ class GenerationRequest(Strict):
     include_audio: bool = True
     pipeline: Pipeline = "auto"
     output: Output = Output()
+    content_check: ContentCheck = "none"
 
     @property
     def exact_fps(self) -> Fraction:
@@ -122,13 +135,23 @@ class GenerationRequest(Strict):
         return self.audio if self.audio and self.audio.strength > 0 else None
 
     @property
+    def is_sound_only(self) -> bool:
+        """Whether no pictures are wanted."""
+        return self.output.format in SOUNDS
+
+    @property
+    def wants_sound(self) -> bool:
+        """Whether the file has sound: it was asked for, and the format can hold it."""
+        return self.include_audio and self.output.format not in SILENT
+
+    @property
     def mode(self) -> Mode:
         """What kind of generation the given inputs make it."""
         frames = {keyframe.index(self.num_frames) for keyframe in self.shown_keyframes}
         if self.driving_audio:
             return "A2V+I2V" if frames else "A2V"
         if not frames:
-            return "T2V+Audio" if self.include_audio else "T2V"
+            return "T2V+Audio" if self.wants_sound else "T2V"
         last = self.num_frames - 1
         if last in frames and last > 0:
             return "I2V(first+last)" if 0 in frames else "I2V(last)"
@@ -156,6 +179,22 @@ class GenerationRequest(Strict):
             if value > limit:
                 what = "characters are" if field.endswith("prompt") else "is"
                 raise InvalidRequest(f"{value} {what} more than the {limit} allowed here", field=field)
+        if self.output.crf is not None and self.output.quality is not None:
+            raise InvalidRequest("crf says the same; send only one of them", field="quality")
+        if self.is_sound_only and not self.include_audio:
+            raise InvalidRequest(
+                f"a {self.output.format} file is the sound alone, and no sound is wanted",
+                field="output_format",
+                hint="ask for a video format, or leave the sound in",
+            )
+        if self.content_check != "none" and settings.content_checker is None:
+            raise InvalidRequest(
+                "this server has no content checker, so it cannot vouch for a clip",
+                field="content_check",
+                hint="ask for no check, or have the operator set LTX2_CONTENT_CHECKER",
+            )
+        if self.content_check != "none" and self.is_sound_only:
+            raise InvalidRequest("sounds cannot be checked, only pictures", field="content_check")
         taken: set[int] = set()
         for keyframe in self.keyframes:
             index = keyframe.index(self.num_frames)

@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     webhook_retry_seconds: PositiveFloat = Field(
         5, description="wait before a failed delivery is tried again; four times longer after each failure"
     )
+    content_checker: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:function that is shown a clip's pictures and returns whether it may be given out, "
+        "for callers who ask for that",
+    )
     price_per_second: NonNegativeFloat = Field(
         0.0, description="price of one second of generation in US dollars, for callers who ask what a clip has cost"
     )
@@ -124,6 +130,9 @@ class Settings(BaseSettings):
     video_preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
         "veryfast", description="x264 speed: slower makes smaller files"
     )
+    video_encoder: Literal[
+        "auto", "libx264", "h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox", "h264_v4l2m2m"
+    ] = Field("auto", description="who encodes H.264; auto is hardware that works here, else libx264")
 
     @property
     def model_name(self) -> str:

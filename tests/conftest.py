@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import Server, running_server, wait_until_warm
+from processes import ROOT, Server, running_server, wait_until_warm
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped") if report.longrepr]
     if count := sum(NO_CHECKPOINT in reason for reason in reasons):
         terminalreporter.line(f"{count} checkpoint tests had no data: set LTX2_CHECKPOINT_GOLDENS", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Callable[[str], Path]:
+    """Finds the Python of the environment that has a client library and nothing else: ``make clients`` makes them."""
+
+    def find(name: str) -> Path:
+        python = ROOT / ".clients" / name / "bin" / "python"
+        assert (python.parents[1] / ".complete").is_file(), f"there is no {name} here: make clients"
+        return python
+
+    return find
 
 
 @pytest.fixture(scope="session")

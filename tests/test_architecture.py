@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine", "catalogue")
+FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine", "catalogue", "formats")
 """Modules of the ground floor."""
 TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
@@ -21,7 +21,8 @@ ALLOWED = {
 }
 ALLOWED["media"] = ALLOWED["ground"] | MEDIA | {"ltx2.media"}
 ALLOWED["model"] = ALLOWED["media"] | TORCH | {"ltx2.model", "psutil"}
-ALLOWED["studio"] = ALLOWED["ground"] | STUDIO | {"ltx2.media", "ltx2.studio"}
+ALLOWED["checker"] = ALLOWED["media"]
+ALLOWED["studio"] = ALLOWED["ground"] | STUDIO | {"ltx2.media", "ltx2.checker", "ltx2.studio"}
 ALLOWED["dialects"] = ALLOWED["ground"] | HTTP | {"pybase64", "ltx2", "ltx2.studio", "ltx2.dialects"}
 ALLOWED["fake"] = ALLOWED["media"] | {"psutil"}
 # small tools beside the rooms; the command line is a composition root like handler.py and server.py

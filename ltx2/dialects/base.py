@@ -33,6 +33,7 @@ STATUS: Mapping[str, int] = {
     "unauthorized": 401,
     "not_found": 404,
     "canceled": 409,
+    "content_refused": 422,
     "queue_full": 429,
     "internal": 500,
     "worker_crashed": 500,

@@ -32,7 +32,7 @@ def draw_still(path: Path, kind: Still) -> bytes:
 
 
 def _thumbnail(path: Path) -> bytes:
-    return _encoded(next(_frames(path)), "WEBP")
+    return _encoded(next(frames(path)), "WEBP")
 
 
 def _spritesheet(path: Path) -> bytes:
@@ -42,7 +42,7 @@ def _spritesheet(path: Path) -> bytes:
         raise StopIteration
     wanted = sorted({index * (count - 1) // (MOST_FRAMES - 1) for index in range(MOST_FRAMES)})
     shown = []
-    for index, frame in enumerate(_frames(path)):
+    for index, frame in enumerate(frames(path)):
         if index in wanted:
             frame.thumbnail((_WIDTH, _WIDTH * 4))
             shown.append(frame)
@@ -56,7 +56,8 @@ def _spritesheet(path: Path) -> bytes:
     return _encoded(sheet, "JPEG")
 
 
-def _frames(path: Path) -> Iterator[Image.Image]:
+def frames(path: Path) -> Iterator[Image.Image]:
+    """All pictures of a file, in RGB."""
     with av.open(str(path.absolute())) as container:
         for frame in container.decode(video=0) if container.streams.video else ():
             image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn, Self
 
+from ltx2.checker import CheckedEngine
 from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress
 from ltx2.errors import Internal, LTX2Error, NotReady, error_of
 from ltx2.request import GenerationRequest
@@ -275,6 +276,8 @@ class _Worker:
         try:
             module, _, name = start.build.partition(":")
             engine: Engine = getattr(importlib.import_module(module), name)(start.settings)
+            if start.settings.content_checker is not None:
+                engine = CheckedEngine(engine, start.settings)
             engine.load()
         except LTX2Error as error:
             self._tell(Failure.of(error, is_last=True))
