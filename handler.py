@@ -10,10 +10,11 @@ from typing import Any
 import pybase64
 import runpod
 
+from ltx2.checker import checked
 from ltx2.engine import OnProgress, Progress
 from ltx2.errors import Internal, InvalidRequest, LTX2Error
 from ltx2.model.local import LocalEngine
-from ltx2.payload import parse, view
+from ltx2.payload import file_field, parse, view
 from ltx2.settings import load_settings
 from ltx2.studio.direct import Direct
 from ltx2.terminal import TerminalProgress
@@ -87,8 +88,9 @@ class Worker:
     async def _generate(self, job: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
         request, sources = parse(job.get("input"))
         async with self.studio.run(request, sources, progress) as (asked, clip):
-            video = await asyncio.to_thread(clip.path.read_bytes)
-            return {"video": "data:video/mp4;base64," + pybase64.b64encode(video).decode()} | view(asked, clip)
+            file = await asyncio.to_thread(clip.path.read_bytes)
+            field, prefix = file_field(asked)
+            return {field: prefix + pybase64.b64encode(file).decode()} | view(asked, clip)
 
 
 def main() -> int:
@@ -100,7 +102,7 @@ def main() -> int:
     # importing runpod has set up the root logger already
     logging.getLogger("ltx2").setLevel(settings.log_level)
     runpod.serverless.log.set_level(settings.runpod_log_level)
-    studio = Direct(settings, LocalEngine(settings))
+    studio = Direct(settings, checked(LocalEngine(settings), settings))
     studio.load()
     runpod.serverless.start({"handler": Worker(studio).handler})
     return 0

@@ -21,7 +21,7 @@ from accelerate.utils import set_module_tensor_to_device
 from bench import memory
 from ltx2.engine import Phase
 from ltx2.errors import NotReady
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.model.checkpoint import Checkpoint, assemble, place
 from ltx2.model.components import Components
 from ltx2.model.parts import PARTS, Module, Part
@@ -110,7 +110,7 @@ def measure(components: Components, settings: Settings, request: GenerationReque
             meter, target = Meter(components.device), Path(folder) / f"{number}.mp4"
             runner.run(request, {}, target, meter.report, lambda: False)
             meter.finish()
-            assert probe_mp4(target).num_frames == request.num_frames
+            assert probe_video(target).num_frames == request.num_frames
     return meter
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.measure import Row, cost
 from ltx2.media.audio import Waveform
-from ltx2.media.video import write_mp4
+from ltx2.media.video import write_video
 from ltx2.model.decode import to_uint8_chunks
 
 WIDTH, HEIGHT, NUM_FRAMES, FPS = 1280, 704, 121, 24
@@ -71,7 +71,7 @@ def write_stock(decoded: Decoded) -> None:
 
 def write_ours(decoded: Decoded) -> None:
     _in_a_file(
-        lambda path: write_mp4(
+        lambda path: write_video(
             path,
             to_uint8_chunks(decoded.video),
             width=WIDTH,
@@ -85,6 +85,6 @@ def write_ours(decoded: Decoded) -> None:
     )
 
 
-def _in_a_file(write: Callable[[Path], None]) -> None:
+def _in_a_file(write: Callable[[Path], object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "clip.mp4")

@@ -85,6 +85,7 @@ def run_stock(prepared: Prepared, sigmas: tuple[float, ...] = DISTILLED_SIGMAS[:
 def run_ours(prepared: Prepared, request: GenerationRequest = REQUEST) -> None:
     components = prepared.components
     made = generate(components, request, make_plan(request, components.recipe), Inputs({}, 1, 1))
+    assert made.pictures is not None
     for _chunk in to_uint8_chunks(made.pictures):  # stock, too, ends with frames in host memory
         pass
 

@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from ltx2.errors import LTX2Error
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 
 ROOT = Path(__file__).parent.parent
 SLOW_MS = 50
@@ -187,7 +187,7 @@ def examine(there: Ground, jobs: Iterable[str]) -> Outcome:
 
 def _plays(path: Path) -> bool:
     with suppress(LTX2Error, OSError):
-        return probe_mp4(path).num_frames == SMALL["num_frames"]
+        return probe_video(path).num_frames == SMALL["num_frames"]
     return False
 
 

@@ -33,6 +33,11 @@ class Checker(Protocol):
         """Whether these may be seen."""
 
 
+def checked(engine: Engine, settings: Settings) -> Engine:
+    """The engine; behind a checker where one is configured."""
+    return engine if settings.content_checker is None else CheckedEngine(engine, settings)
+
+
 class CheckedEngine:
     """Implements :class:`ltx2.engine.Engine` by another one, and keeps back what the checker does not let through."""
 

@@ -8,9 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from ltx2.checker import checked
 from ltx2.engine import Clip
 from ltx2.errors import InvalidRequest, LTX2Error
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_sound, probe_video
 from ltx2.model.local import LocalEngine
 from ltx2.payload import parse
 from ltx2.request import GenerationRequest
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--input", type=Path, required=True, help='JSON with the fields of POST /generate, or {"input": {…}}'
     )
-    parser.add_argument("--output", type=Path, help="where to put the MP4 (default: below LTX2_DATA_DIR)")
+    parser.add_argument("--output", type=Path, help="where to put the file (default: below LTX2_DATA_DIR)")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
@@ -63,7 +64,7 @@ def make(settings: Settings, body: object, output: Path | None) -> tuple[Generat
                 target.parent.mkdir(parents=True, exist_ok=True)
                 return request, clip, Path(shutil.move(clip.path, target))
 
-    studio = Direct(settings, LocalEngine(settings))
+    studio = Direct(settings, checked(LocalEngine(settings), settings))
     try:
         return asyncio.run(run())
     finally:
@@ -72,17 +73,32 @@ def make(settings: Settings, body: object, output: Path | None) -> tuple[Generat
 
 def report(request: GenerationRequest, clip: Clip, path: Path) -> str:
     """What was made, read back from the file itself."""
-    facts = probe_mp4(path)
-    sound = f"{facts.audio_codec} {facts.audio_sample_rate} Hz" if facts.audio_codec else "no sound"
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in clip.seconds.items())
     lines = [
         *(f"note: {warning}" for warning in clip.warnings),
-        f"{request.mode}: {facts.width}x{facts.height}, {facts.num_frames} frames at {facts.fps} fps",
-        f"{facts.video_codec} {facts.pixel_format}, {sound}, {facts.size_bytes} bytes, seed {clip.seed}",
+        *(_sound_lines if request.is_sound_only else _video_lines)(path, request, clip),
         phases,
         str(path.resolve()),
     ]
     return "\n".join(lines)
+
+
+def _video_lines(path: Path, request: GenerationRequest, clip: Clip) -> tuple[str, str]:
+    facts = probe_video(path, request.output.format)
+    sound = f"{facts.audio_codec} {facts.audio_sample_rate} Hz" if facts.audio_codec else "no sound"
+    rate = facts.fps if request.output.format != "gif" else f"{float(facts.fps):.4g}"
+    return (
+        f"{request.mode}: {facts.width}x{facts.height}, {facts.num_frames} frames at {rate} fps",
+        f"{facts.video_codec} {facts.pixel_format}, {sound}, {facts.size_bytes} bytes, seed {clip.seed}",
+    )
+
+
+def _sound_lines(path: Path, request: GenerationRequest, clip: Clip) -> tuple[str, str]:
+    facts = probe_sound(path)
+    return (
+        f"{request.mode}: the sound alone, {facts.seconds:.3f} s",
+        f"{facts.codec} {facts.sample_rate} Hz, {facts.channels} channels, {facts.size_bytes} bytes, seed {clip.seed}",
+    )
 
 
 if __name__ == "__main__":

@@ -41,9 +41,10 @@ class ClipFacts:
     width: int
     height: int
     num_frames: int
+    """Frames that were asked for and made. A sound alone has none of them, a GIF of many a second not all."""
     fps: Fraction
     audio_sample_rate: int | None
-    """Samples a second of the sound track; None when there is none."""
+    """Samples a second of the file's sound; None when there is none."""
     seed: int
     steps: int
     """Denoising steps, those of a second stage not counted."""

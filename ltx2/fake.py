@@ -1,6 +1,6 @@
 """An engine without a model: test cards in milliseconds, for those who write clients and for load tests.
 
-Its clips are real MP4s of the asked size, length and frame rate, with the prompt written on colour bars, a
+Its clips are real files of the asked format, size, length and frame rate, with the prompt written on colour bars, a
 square that moves, and a tone whose pitch is the seed's. Images are shown at their frames, an input sound is heard.
 
 Words in the prompt tell it what to do; everything else is drawn:
@@ -41,8 +41,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ltx2.engine import CancelFlag, Clip, Clock, EngineStatus, OnProgress
 from ltx2.errors import InvalidRequest, NotReady, OutOfMemory, error_of
 from ltx2.media.audio import Waveform, decode_audio, fit
+from ltx2.media.clip import write_clip
 from ltx2.media.images import decode_image
-from ltx2.media.video import write_mp4
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -111,19 +111,17 @@ class FakeEngine:
         steps = request.num_inference_steps or DEFAULT_STEPS
         _denoise(request.prompt, steps, clock, cancelled)
         clock.report("decoding")
-        card = draw_card(request)
+        chunks = None if request.is_sound_only else self._chunks(request, media, draw_card(request))
         clock.report("muxing")
-        target = self._work_dir() / f"{uuid.uuid4().hex}.mp4"
-        write_mp4(
+        target = self._work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
+        rate = write_clip(
             target,
-            self._chunks(request, media, card),
-            width=request.width,
-            height=request.height,
-            fps=request.exact_fps,
-            num_frames=request.num_frames,
-            audio=sound,
-            crf=self.settings.video_crf if request.output.crf is None else request.output.crf,
+            request,
+            chunks,
+            sound,
+            default_crf=self.settings.video_crf,
             preset="ultrafast",
+            encoder="libx264",
             cancelled=cancelled,
         )
         return Clip(
@@ -132,7 +130,7 @@ class FakeEngine:
             height=request.height,
             num_frames=request.num_frames,
             fps=request.exact_fps,
-            audio_sample_rate=None if sound is None else sound.sample_rate,
+            audio_sample_rate=rate,
             seed=request.seed or 0,
             steps=steps,
             stages=1,
@@ -160,7 +158,7 @@ class FakeEngine:
         if track is not None:
             limit = self.settings.max_audio_seconds
             heard = fit(decode_audio(media[track.source], field=track.source, max_seconds=limit), track.start, seconds)
-        if not request.include_audio:
+        if not request.wants_sound:
             return None
         return heard or tone(request.seed or 0, float(seconds))
 

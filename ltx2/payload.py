@@ -9,8 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from ltx2.engine import ClipFacts
 from ltx2.errors import InvalidRequest
+from ltx2.formats import OutputFormat, media_type
 from ltx2.request import (
     AudioTrack,
+    ContentCheck,
     Crf,
     Fps,
     FrameIndex,
@@ -23,6 +25,7 @@ from ltx2.request import (
     Output,
     Pipeline,
     Prompt,
+    Quality,
     Scale,
     Seconds,
     Seed,
@@ -55,6 +58,18 @@ MOST_VALUES = 1000
 _DEFAULT = GenerationRequest(prompt="-")
 
 
+def few_values(data: object) -> object:
+    """Refuse what has far more values than there are fields, for validators that come before all others."""
+    # each unknown field would become an error of its own: half a million of them take seconds
+    values = [data]
+    for value in values:
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+            if len(values) > MOST_VALUES:
+                raise PydanticCustomError("too_many_values", "Input has far more values than there are fields")
+    return data
+
+
 class KeyframeBody(Strict):
     """An image for any frame of the clip."""
 
@@ -81,24 +96,20 @@ class GenerateBody(Strict):
     image_strength: Strength = Field(1.0, description="how strictly the start and end frames show their images")
     image_end_strength: Strength | None = Field(None, description="the same for the end image alone")
     keyframes: list[KeyframeBody] = Field([], max_length=32, description="images for other frames")
-    include_audio: bool = Field(True, description="whether the MP4 has sound")
+    include_audio: bool = Field(True, description="whether the video has sound")
     audio: Media | None = Field(None, description="sound to follow: URL, data URL, base64 or file id")
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
     pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
+    content_check: ContentCheck = Field("none", description="whether the operator's checker looks at the clip first")
+    output_format: OutputFormat = Field("mp4", description="kind of file; wav, flac and mp3 are the sound alone")
     crf: Crf | None = Field(None, description="x264 quality: 0 lossless … 51 worst")
+    quality: Quality | None = Field(None, description="of the pictures, 100 is best; instead of crf")
 
     @model_validator(mode="before")
     @classmethod
     def _few_values(cls, data: object) -> object:
-        # each unknown field would become an error of its own: half a million of them take seconds
-        values = [data]
-        for value in values:
-            if isinstance(value, dict | list):
-                values += value.values() if isinstance(value, dict) else value
-                if len(values) > MOST_VALUES:
-                    raise PydanticCustomError("too_many_values", "Input has far more values than there are fields")
-        return data
+        return few_values(data)
 
 
 class Facts(Strict):
@@ -109,6 +120,7 @@ class Facts(Strict):
     fps: int | float
     seed: int = Field(description="send it to make the same clip again")
     generation_time_seconds: float = Field(description="wall time, without waiting in the queue")
+    output_format: OutputFormat = Field(description="of the file")
     has_audio: bool
     has_image_start: bool
     has_image_end: bool
@@ -123,9 +135,10 @@ class Facts(Strict):
 
 
 class GenerateResponse(Facts):
-    """The response of ``POST /generate``."""
+    """The response of ``POST /generate``: the facts, and the file as ``video`` or, of a sound alone, as ``audio``."""
 
-    video: str = Field(description="data:video/mp4;base64,…")
+    video: str | None = Field(None, description="data:video/mp4;base64,…; absent when the format is a sound's")
+    audio: str | None = Field(None, description="data:audio/wav;base64,…; absent when the format is a video's")
 
 
 def parse(data: object) -> tuple[GenerationRequest, Sources]:
@@ -174,7 +187,8 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         else AudioTrack(source="audio", strength=body.audio_strength, start=body.audio_start),
         include_audio=body.include_audio,
         pipeline=body.pipeline,
-        output=Output(crf=body.crf),
+        content_check=body.content_check,
+        output=Output(format=body.output_format, crf=body.crf, quality=body.quality),
     )
     return request, sources
 
@@ -190,8 +204,13 @@ def _guidance(body: GenerateBody) -> Guidance:
     return body.guidance.model_copy(update=wanted)
 
 
+def file_field(request: GenerationRequest) -> tuple[str, str]:
+    """The field of the response that the file goes into, and what its value begins with: base64 follows."""
+    return "audio" if request.is_sound_only else "video", f"data:{media_type(request.output.format)};base64,"
+
+
 def view(request: GenerationRequest, clip: ClipFacts) -> dict[str, Any]:
-    """Everything of the response but ``video``."""
+    """Everything of the response but the file."""
     images = {keyframe.image for keyframe in request.keyframes}
     return Facts(
         duration_seconds=round(clip.duration_seconds, 3),
@@ -199,6 +218,7 @@ def view(request: GenerationRequest, clip: ClipFacts) -> dict[str, Any]:
         fps=int(request.fps) if request.fps == int(request.fps) else request.fps,
         seed=clip.seed,
         generation_time_seconds=round(clip.total_seconds, 3),
+        output_format=request.output.format,
         has_audio=clip.audio_sample_rate is not None,
         has_image_start="image_start" in images,
         has_image_end="image_end" in images,

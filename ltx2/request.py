@@ -179,14 +179,7 @@ class GenerationRequest(Strict):
             if value > limit:
                 what = "characters are" if field.endswith("prompt") else "is"
                 raise InvalidRequest(f"{value} {what} more than the {limit} allowed here", field=field)
-        if self.output.crf is not None and self.output.quality is not None:
-            raise InvalidRequest("crf says the same; send only one of them", field="quality")
-        if self.is_sound_only and not self.include_audio:
-            raise InvalidRequest(
-                f"a {self.output.format} file is the sound alone, and no sound is wanted",
-                field="output_format",
-                hint="ask for a video format, or leave the sound in",
-            )
+        self._check_output()
         if self.content_check != "none" and settings.content_checker is None:
             raise InvalidRequest(
                 "this server has no content checker, so it cannot vouch for a clip",
@@ -195,6 +188,19 @@ class GenerationRequest(Strict):
             )
         if self.content_check != "none" and self.is_sound_only:
             raise InvalidRequest("sounds cannot be checked, only pictures", field="content_check")
+        self._check_keyframes()
+
+    def _check_output(self) -> None:
+        if self.output.crf is not None and self.output.quality is not None:
+            raise InvalidRequest("crf says the same; send only one of them", field="quality")
+        if self.is_sound_only and not self.include_audio:
+            raise InvalidRequest(
+                f"a {self.output.format} file is the sound alone, and no sound is wanted",
+                field="output_format",
+                hint="ask for a video format, or leave the sound in",
+            )
+
+    def _check_keyframes(self) -> None:
         taken: set[int] = set()
         for keyframe in self.keyframes:
             index = keyframe.index(self.num_frames)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, NotReady, WorkerCrashed
-from ltx2.media.video import write_mp4
+from ltx2.media.video import write_video
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 from ltx2.studio.studio import Studio
@@ -65,7 +65,7 @@ class QuickEngine:
             path = self.settings.work_dir / f"{len(self.made)}-{request.seed}.mp4"
             grey = np.full((request.num_frames, request.height, request.width, 3), 128, np.uint8)
             size = {"width": request.width, "height": request.height, "num_frames": request.num_frames}
-            write_mp4(path, [grey], fps=request.exact_fps, audio=None, crf=30, preset="ultrafast", **size)
+            write_video(path, [grey], fps=request.exact_fps, audio=None, crf=30, preset="ultrafast", **size)
             self.made.append(request.prompt)
             if request.prompt == "vanish":
                 path.unlink()

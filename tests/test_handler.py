@@ -18,7 +18,8 @@ from control_plane import ControlPlane, control_plane
 from quick import QuickEngine
 
 import handler
-from ltx2.media.probe import probe_mp4
+from ltx2.fake import FakeEngine
+from ltx2.media.probe import probe_video
 from ltx2.settings import Settings
 from ltx2.studio.direct import Direct
 from processes import ROOT, environment
@@ -91,6 +92,21 @@ def test_whatever_happens_the_job_has_an_answer_without_a_traceback(tmp_path: Pa
     assert "video" not in answer
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "begins", "head"),
+    [("webm", "video", "data:video/webm", b"\x1a\x45\xdf\xa3"), ("flac", "audio", "data:audio/flac", b"fLaC")],
+)
+def test_the_file_comes_under_its_own_type(tmp_path: Path, name: str, field: str, begins: str, head: bytes) -> None:
+    settings = Settings(data_dir=tmp_path)
+    studio = Direct(settings, FakeEngine(settings))
+    answer = asyncio.run(handler.Worker(studio).handler({"id": "job", "input": SMALL | {"output_format": name}}))
+    studio.close()
+    assert answer.keys() & {"video", "audio"} == {field}
+    prefix, encoded = answer[field].split(";base64,")
+    assert (prefix, base64.b64decode(encoded)[:4]) == (begins, head)
+    assert (answer["output_format"], answer["has_audio"], answer["num_frames"]) == (name, True, 9)
+
+
 @contextmanager
 def worker(folder: Path, plane: ControlPlane, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
     """The worker as RunPod starts it; SIGTERM at the end must end it with 0."""
@@ -132,7 +148,7 @@ def test_a_job_from_runpods_queue_is_answered_once_after_its_progress(tmp_path: 
         (result,) = plane.results("long")
         video = tmp_path / "long.mp4"
         video.write_bytes(base64.b64decode(result.body["output"]["video"].split(",")[1]))
-        assert probe_mp4(video).num_frames == 49
+        assert probe_video(video).num_frames == 49
         updates = plane.progress("long")
         assert updates
         assert all(update.seconds < result.seconds for update in updates)

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from ltx2.errors import InvalidRequest
-from ltx2.payload import GenerateBody, parse
+from ltx2.payload import GenerateBody, GenerateResponse, file_field, parse
 from ltx2.request import GenerationRequest
+from ltx2.settings import Settings
 
 
 def test_media_are_named_by_the_callers_fields_and_travel_beside_the_request() -> None:
@@ -71,6 +72,8 @@ def test_every_field_of_the_request_can_be_reached() -> None:
         ({"prompt": "x", "keyframes": [{"frame": 1}]}, "keyframes[0].image"),
         ({"prompt": "x", "keyframes": [{"image": "K", "frame": "middle"}]}, "keyframes[0].frame"),
         ({"prompt": "x", "guidance": {"video_stg": "1"}}, "guidance.video_stg"),
+        ({"prompt": "x", "output_format": "avi"}, "output_format"),
+        ({"prompt": "x", "quality": 0}, "quality"),
         ([], None),
         (None, None),
         ("text", None),
@@ -81,6 +84,24 @@ def test_errors_name_the_field_and_repeat_nothing(data: object, field: str | Non
         parse(data)
     assert caught.value.field == field
     assert "text" not in caught.value.message
+
+
+@pytest.mark.parametrize("crf", [None, 20])
+def test_crf_or_quality_but_not_both(crf: int | None) -> None:
+    assert parse({"prompt": "x", "quality": 90})[0].output.x264_crf(30) == 18
+    assert parse({"prompt": "x", "crf": crf})[0].output.x264_crf(30) == (30 if crf is None else crf)
+    request, _ = parse({"prompt": "x", "crf": 0, "quality": 90})
+    with pytest.raises(InvalidRequest) as caught:
+        request.check_limits(Settings())
+    assert caught.value.field == "quality"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("mp4", "video:video/mp4"), ("gif", "video:image/gif"), ("mp3", "audio:audio/mpeg")]
+)
+def test_the_file_goes_where_its_kind_belongs(name: str, field: str) -> None:
+    key, prefix = file_field(parse({"prompt": "x", "output_format": name})[0])
+    assert (f"{key}:{prefix.removeprefix('data:')}", key in GenerateResponse.model_fields) == (f"{field};base64,", True)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ def make(**fields: Any) -> GenerationRequest:
     [
         ({}, "T2V+Audio"),
         ({"include_audio": False}, "T2V"),
+        ({"output": {"format": "gif"}}, "T2V"),
+        ({"output": {"format": "wav"}}, "T2V+Audio"),
         ({"keyframes": (FIRST,)}, "I2V"),
         ({"keyframes": (FIRST, LAST)}, "I2V(first+last)"),
         ({"keyframes": (LAST,)}, "I2V(last)"),
@@ -70,12 +73,27 @@ def test_nothing_is_converted(fields: dict[str, Any]) -> None:
         ({"keyframes": (Keyframe(image="k", frame=49),)}, "k"),
         ({"keyframes": (FIRST, Keyframe(image="k", frame=0))}, "k"),
         ({"keyframes": (FIRST, LAST), "num_frames": 1}, "b"),
+        ({"output": {"crf": 20, "quality": 80}}, "quality"),
+        ({"output": {"format": "flac"}, "include_audio": False}, "output_format"),
     ],
 )
 def test_limits_name_the_field(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make(**fields).check_limits(Settings())
     assert caught.value.field == named
+
+
+def test_a_request_from_before_there_were_formats_is_still_read() -> None:
+    stored = {"prompt": "x", "include_audio": False, "output": {"crf": 20}}
+    output = GenerationRequest.model_validate_json(json.dumps(stored)).output
+    assert (output.format, output.crf, output.quality) == ("mp4", 20, None)
+
+
+def test_a_silent_gif_and_a_sound_are_allowed() -> None:
+    for name, include_audio in (("gif", False), ("gif", True), ("wav", True)):
+        request = make(output={"format": name}, include_audio=include_audio)
+        request.check_limits(Settings())
+        assert (request.wants_sound, request.is_sound_only) == (name == "wav", name == "wav")
 
 
 def test_the_largest_allowed_request_is_allowed() -> None:

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from processes import Server
 
 SEED = Path(__file__).parent / "data" / "seed"
@@ -55,14 +55,14 @@ def test_the_python_client_works_in_every_form_it_shows(server: Server, media: P
     ]
     assert [line.endswith("True") for line in said.splitlines() if "Image end" in line].count(True) == 1
     assert said.count("Has audio: True") == 5
-    facts = probe_mp4(media / "output.mp4")  # the last one, the preview
+    facts = probe_video(media / "output.mp4")  # the last one, the preview
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (288, 512, 9, Fraction(25))
 
 
 def test_the_bash_script_works(server: Server, media: Path) -> None:
     said = run(["bash", str(SEED / "script.sh")], media, LTX_SERVER=server.url)
     assert "Saved: cat_piano.mp4 (1.96s" in said
-    assert probe_mp4(media / "cat_piano.mp4").num_frames == 49
+    assert probe_video(media / "cat_piano.mp4").num_frames == 49
 
 
 def test_every_curl_line_works(server: Server, media: Path) -> None:

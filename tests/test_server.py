@@ -22,7 +22,7 @@ import soundfile
 from PIL import Image
 
 from ltx2.media.audio import decode_audio
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from processes import ROOT, Server, environment, running_server, wait_until_warm
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1}
@@ -75,7 +75,7 @@ def test_a_photograph_and_speech_become_a_film_with_that_speech(server: Server, 
     ).json()
     assert answer["mode"] == "A2V+I2V"
     path = saved(answer, tmp_path)
-    facts = probe_mp4(path)
+    facts = probe_video(path)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (288, 512, 49, Fraction(25))
     assert (facts.video_codec, facts.pixel_format, facts.audio_codec) == ("h264", "yuv420p", "aac")
     assert facts.audio_sample_rate == 44_100
@@ -87,6 +87,25 @@ def test_a_photograph_and_speech_become_a_film_with_that_speech(server: Server, 
     length = round(49 / 25 * rate)
     assert abs(heard.shape[1] - length) <= 1024  # the last AAC frame is filled up
     assert np.corrcoef(heard[0, :length], spoken.samples[0, :length])[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "media_type", "head"),
+    [
+        ("mov", "video", "video/quicktime", b"\0\0\0\x14ftypqt  "),
+        ("gif", "video", "image/gif", b"GIF89a"),
+        ("wav", "audio", "audio/wav", b"RIFF"),
+    ],
+)
+def test_every_format_comes_under_its_own_type(
+    fake_server: Server, name: str, field: str, media_type: str, head: bytes
+) -> None:
+    answer = generate(fake_server, output_format=name, quality=80).json()
+    assert answer.keys() & {"video", "audio"} == {field}
+    prefix, encoded = answer[field].split(";base64,")
+    assert prefix == f"data:{media_type}"
+    assert base64.b64decode(encoded, validate=True).startswith(head)
+    assert (answer["output_format"], answer["has_audio"]) == (name, name != "gif")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +131,7 @@ def test_the_mode_follows_from_what_is_given(
     assert (answer["mode"], answer["has_audio"]) == (mode, has_audio)
     assert answer["has_image_start"] == ("image_start" in fields)
     assert answer["has_image_end"] == ("image_end" in fields)
-    facts = probe_mp4(saved(answer, tmp_path))
+    facts = probe_video(saved(answer, tmp_path))
     assert (facts.audio_codec == "aac") == has_audio
     # the track of a strictly followed sound is the sound itself; every other one is the vocoder's
     expected = 44_100 if has_audio and fields.get("audio") and fields.get("audio_strength", 1) == 1 else 24_000
@@ -133,7 +152,7 @@ def test_the_film_is_exactly_as_asked(
     server: Server, tmp_path: Path, width: int, height: int, num_frames: int, fps: float, exact: Fraction
 ) -> None:
     answer = generate(server, width=width, height=height, num_frames=num_frames, fps=fps).json()
-    facts = probe_mp4(saved(answer, tmp_path))
+    facts = probe_video(saved(answer, tmp_path))
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (width, height, num_frames, exact)
     assert answer["resolution"] == f"{width}x{height}"
     assert answer["fps"] == fps

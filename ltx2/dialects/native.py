@@ -1,10 +1,7 @@
 """The native dialect: one synchronous ``POST /generate`` that answers with the video itself."""
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
-import pybase64
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
@@ -21,9 +18,9 @@ from ltx2.dialects.base import (
 )
 from ltx2.dialects.callers import order_of, result_for
 from ltx2.dialects.declared import JOB_ID, PROMPT, REMOVED, errors, posted
-from ltx2.errors import Internal, LTX2Error
-from ltx2.payload import GenerateBody, GenerateResponse, to_request, view
-from ltx2.studio.job import Job
+from ltx2.dialects.sending import response_json
+from ltx2.errors import LTX2Error
+from ltx2.payload import GenerateBody, GenerateResponse, to_request
 from ltx2.studio.studio import Studio
 
 NAME = "native"
@@ -70,7 +67,10 @@ def router(studio: Studio) -> APIRouter:
     async def generate(body: GenerateBody, request: Request) -> Response:
         making = studio.submit(*to_request(body), order_of(request, NAME))
         job = await result_for(request, studio, making)
-        return gone() if job is None else await studio.on_disk(_answer, studio, job)
+        if job is None:
+            return gone()
+        answer = await studio.on_disk(response_json, studio, job)
+        return Response(answer, headers={"X-Job-Id": job.id}, media_type="application/json")
 
     @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it")
@@ -81,7 +81,7 @@ def router(studio: Studio) -> APIRouter:
             version=__version__,
             model=studio.settings.model_name,
             endpoints={
-                "POST /generate": "prompt, images and sound in, an MP4 with sound out",
+                "POST /generate": "prompt, images and sound in, a video with sound out, or the sound alone",
                 "POST /v1/video/ltx2/generate": "the same as a job, in the kiapi dialect",
                 "POST /v1/video/async_t2v": "the same as a task",
                 "GET /health": "is the server up, and is the model loaded?",
@@ -108,20 +108,3 @@ def render_error(error: LTX2Error, request: Request, status: int | None = None) 
     )
     content = ErrorResponse(error=detail).model_dump()
     return json_response(content, status or STATUS[error.code], error_headers(error))
-
-
-def _answer(studio: Studio, job: Job) -> Response:
-    """The response of a job that succeeded."""
-    if job.result is None or job.file_id is None:
-        raise Internal("the job has no result")
-    _, file = studio.files.open(job.file_id, job.order.owner)
-    with file:
-        return _with_video(file.read(), view(job.request, job.result), {"X-Job-Id": job.id})
-
-
-def _with_video(mp4: bytes, facts: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-    """The response with the file inside, joined from bytes: a JSON encoder would copy megabytes twice."""
-    video = pybase64.b64encode(mp4)
-    rest = json.dumps(facts, allow_nan=False).encode()
-    body = b"".join((b'{"video":"data:video/mp4;base64,', video, b'",', rest[1:]))
-    return Response(body, headers=headers, media_type="application/json")

@@ -1,26 +1,26 @@
-"""A waveform into the AAC stream of an MP4, exactly as long as the pictures it goes with."""
+"""A waveform as files can hold it, and into the sound stream of a video, exactly as long as its pictures."""
 
+from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from typing import Final, cast
 
-import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 from ltx2.errors import Internal
 from ltx2.media.audio import LAYOUTS, Waveform, audio_frame, change_rate, fit
+from ltx2.media.containers import SoundCodec
 
-_BIT_RATES = {1: 128_000, 2: 192_000}
-_BITS_A_SAMPLE = 6
-"""AAC allows 6144 bits a channel for 1024 samples."""
-_PIECE = 1024
-_FALLBACK_RATE = 48_000
+_PIECE: Final = 1024
+_FALLBACK_RATE: Final = 48_000
 
 
-def encodable(waveform: Waveform, seconds: Fraction) -> Waveform:
-    """The sound as AAC takes it, cut or filled with silence to ``seconds``.
+def encodable(waveform: Waveform, seconds: Fraction, rates: AbstractSet[int] | None) -> Waveform:
+    """The sound as an encoder takes it, cut or filled with silence to ``seconds``.
 
-    What is not a finite number becomes silence, what is beyond ±1 is clipped. The sample rate is kept if
-    AAC has it and becomes 48 kHz otherwise.
+    What is not a finite number becomes silence, what is beyond ±1 is clipped. The sample rate is kept if it
+    is among ``rates`` (None: all are) and becomes 48 kHz otherwise.
 
     Raises:
         Internal: it is not [1 or 2 channels, samples] at a positive rate.
@@ -31,23 +31,24 @@ def encodable(waveform: Waveform, seconds: Fraction) -> Waveform:
     fitted = fit(waveform, 0, seconds)
     np.nan_to_num(fitted.samples, copy=False, nan=0, posinf=0, neginf=0)
     np.clip(fitted.samples, -1, 1, out=fitted.samples)
-    if rate in (av.Codec("aac", "w").audio_rates or ()):
+    if rates is None or rate in rates:
         return fitted
     return fit(change_rate(fitted, _FALLBACK_RATE), 0, seconds)
 
 
 class SoundTrack:
-    """The AAC stream of one MP4, written piece by piece."""
+    """The sound stream of one video, written piece by piece."""
 
-    def __init__(self, container: OutputContainer, waveform: Waveform) -> None:
+    def __init__(self, container: OutputContainer, waveform: Waveform, codec: SoundCodec) -> None:
         """Add the stream, for a sound made :func:`encodable`, to a container that has no packets yet."""
         self._container = container
         self._samples = waveform.samples
         self._rate = waveform.sample_rate
         self._done = 0
         channels = self._samples.shape[0]
-        self._stream = container.add_stream("aac", rate=self._rate, layout=LAYOUTS[channels])
-        self._stream.bit_rate = min(_BIT_RATES[channels], _BITS_A_SAMPLE * self._rate * channels)
+        stream = container.add_stream(codec.encoder, rate=self._rate, layout=LAYOUTS[channels])
+        self._stream = cast("AudioStream", stream)
+        self._stream.bit_rate = min(codec.bit_rates[channels], codec.bits_a_sample * self._rate * channels)
         self._stream.codec_context.time_base = Fraction(1, self._rate)
 
     def write_until(self, seconds: Fraction) -> None:

@@ -1,11 +1,13 @@
 """Pictures of what is in a finished video: its first frame, or a sheet of frames."""
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import av
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from ltx2.errors import UnsupportedMedia
@@ -15,7 +17,7 @@ Still = Literal["thumbnail", "spritesheet"]
 
 COLUMNS: Final = 4
 MOST_FRAMES: Final = 16
-_WIDTH: Final = 320
+_WIDTH, _HEIGHT = 320, 1280
 """Pixels of one frame of a sheet, at most."""
 
 
@@ -32,36 +34,47 @@ def draw_still(path: Path, kind: Still) -> bytes:
 
 
 def _thumbnail(path: Path) -> bytes:
-    return _encoded(next(frames(path)), "WEBP")
+    with contextlib.closing(frames(path)) as found:
+        return _encoded(next(found), "WEBP")
 
 
 def _spritesheet(path: Path) -> bytes:
     # counted first, so that no more frames are held than are shown
     count = sum(1 for _ in _packets(path))
-    if not count:
-        raise StopIteration
-    wanted = sorted({index * (count - 1) // (MOST_FRAMES - 1) for index in range(MOST_FRAMES)})
+    wanted = {index * (count - 1) // (MOST_FRAMES - 1) for index in range(MOST_FRAMES)}
     shown = []
-    for index, frame in enumerate(frames(path)):
+    for index, frame in enumerate(_decoded(path)):
         if index in wanted:
-            frame.thumbnail((_WIDTH, _WIDTH * 4))
-            shown.append(frame)
+            small = _image(frame)
+            small.thumbnail((_WIDTH, _HEIGHT))
+            shown.append(small)
     if not shown:
         raise StopIteration
     width, height = shown[0].size
     columns = min(COLUMNS, len(shown))
     sheet = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height))
-    for place, frame in enumerate(shown):
-        sheet.paste(frame, (place % columns * width, place // columns * height))
+    for place, small in enumerate(shown):
+        sheet.paste(small, (place % columns * width, place // columns * height))
     return _encoded(sheet, "JPEG")
 
 
-def frames(path: Path) -> Iterator[Image.Image]:
-    """All pictures of a file, in RGB."""
+def frames(path: Path) -> Generator[Image.Image]:
+    """All pictures of a file, in RGB. Close it, to go no further."""
+    with contextlib.closing(_decoded(path)) as decoded:
+        for frame in decoded:
+            yield _image(frame)
+
+
+def _decoded(path: Path) -> Generator[VideoFrame]:
     with av.open(str(path.absolute())) as container:
-        for frame in container.decode(video=0) if container.streams.video else ():
-            image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-            yield image
+        for stream in container.streams.video[:1]:
+            stream.thread_type = "AUTO"
+            yield from container.decode(stream)
+
+
+def _image(frame: VideoFrame) -> Image.Image:
+    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    return image
 
 
 def _packets(path: Path) -> Iterator[Any]:

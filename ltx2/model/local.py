@@ -41,8 +41,10 @@ class LocalEngine:
     def _load(self) -> "Runner":
         if self._runner is None:
             self._sweep()
+            from ltx2.media.encoders import check_encoder
             from ltx2.model.runner import load
 
+            check_encoder(self.settings.video_encoder)
             started = time.perf_counter()
             self._runner = load(self.settings)
             self._status = EngineStatus(
@@ -87,7 +89,7 @@ class LocalEngine:
         clock = Clock(on_progress, cancelled)
         clock.report("loading")
         runner = self._load()
-        target = self._work_dir() / f"{uuid.uuid4().hex}.mp4"
+        target = self._work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
         made = runner.run(request, media, target, clock.report, cancelled)
         return Clip(
             path=target,

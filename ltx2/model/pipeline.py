@@ -69,9 +69,10 @@ class Inputs:
 class Result:
     """A decoded clip, not yet a file."""
 
-    pictures: Tensor
-    """``[1, 3, num_frames, height, width]``, -1 … 1, on the model's device."""
+    pictures: Tensor | None
+    """``[1, 3, num_frames, height, width]``, -1 … 1, on the model's device. None where only the sound is wanted."""
     sound: Waveform | None
+    """None where none is wanted."""
 
 
 @torch.inference_mode()
@@ -96,7 +97,8 @@ def generate(
     noise = torch.Generator().manual_seed(request.seed or 0)
     video, audio = sample(components, request, plan, inputs, heard, prompts, noise, report, cancelled)
     report("decoding", 0, 0)
-    pictures = decode_video(components, video.tokens, plan.grid, noise)
+    # the sound needs no noise, so it is the same whether or not there are pictures
+    pictures = None if request.is_sound_only else decode_video(components, video.tokens, plan.grid, noise)
     return Result(pictures, make_sound(components, request, heard, audio.tokens))
 
 
@@ -258,7 +260,7 @@ def make_sound(
     components: Components, request: GenerationRequest, heard: Waveform | None, tokens: Tensor
 ) -> Waveform | None:
     """The sound track: the given sound itself if the clip follows it strictly, else the generated one."""
-    if not request.include_audio:
+    if not request.wants_sound:
         return None
     track = request.driving_audio
     if track is not None and track.strength == 1 and heard is not None:

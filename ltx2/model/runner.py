@@ -9,7 +9,7 @@ import torch
 
 from ltx2.engine import Cancelled, Phase
 from ltx2.errors import NotReady, OutOfMemory
-from ltx2.media.video import write_mp4
+from ltx2.media.clip import write_clip
 from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components
 from ltx2.model.decode import to_uint8_chunks
@@ -129,19 +129,16 @@ class Runner:
         plan = make_plan(request, self.components.recipe, can_refine=self.components.can_refine)
         result = generate(self.components, request, plan, inputs, report_when_done, cancelled)
         report_when_done("muxing", 0, 0)
-        write_mp4(
+        rate = write_clip(
             target,
-            to_uint8_chunks(result.pictures),
-            width=request.width,
-            height=request.height,
-            fps=request.exact_fps,
-            num_frames=request.num_frames,
-            audio=result.sound,
-            crf=settings.video_crf if request.output.crf is None else request.output.crf,
+            request,
+            None if result.pictures is None else to_uint8_chunks(result.pictures),
+            result.sound,
+            default_crf=settings.video_crf,
             preset=settings.video_preset,
+            encoder=settings.video_encoder,
             cancelled=cancelled,
         )
-        rate = None if result.sound is None else result.sound.sample_rate
         return Made(plan.steps, plan.stages, rate, (*self._warnings(request), *plan.warnings))
 
     def _warnings(self, request: GenerationRequest) -> list[str]:

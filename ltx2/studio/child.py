@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn, Self
 
-from ltx2.checker import CheckedEngine
+from ltx2.checker import checked
 from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress
 from ltx2.errors import Internal, LTX2Error, NotReady, error_of
 from ltx2.request import GenerationRequest
@@ -275,9 +275,7 @@ class _Worker:
     def _loaded(self, start: Start) -> Engine | None:
         try:
             module, _, name = start.build.partition(":")
-            engine: Engine = getattr(importlib.import_module(module), name)(start.settings)
-            if start.settings.content_checker is not None:
-                engine = CheckedEngine(engine, start.settings)
+            engine = checked(getattr(importlib.import_module(module), name)(start.settings), start.settings)
             engine.load()
         except LTX2Error as error:
             self._tell(Failure.of(error, is_last=True))

@@ -42,6 +42,7 @@ _TYPES: Final = {
 _EXTENSIONS: Final = {
     "image/jpeg": "jpg",
     "audio/mpeg": "mp3",
+    "video/quicktime": "mov",
     "video/x-matroska": "mkv",
     "text/plain": "txt",
     UNKNOWN: "bin",
@@ -89,6 +90,8 @@ def content_type(data: bytes) -> str:
     if name == "matroska":
         # the document type is one of the first things in the header
         return "video/webm" if b"webm" in data[:128] else "video/x-matroska"
+    if data[4:12] == b"ftypqt  ":
+        return "video/quicktime"
     return _TYPES.get(name, UNKNOWN)
 
 

@@ -20,7 +20,7 @@ from ltx2.dialects.kiapi import check, owns, prefers_json, render_error
 from ltx2.dialects.kiapi_bodies import GenerateRequest, UnknownModel, to_request, view
 from ltx2.engine import ClipFacts, Progress
 from ltx2.errors import InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut, UnknownFile
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.payload import invalid, parse
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -503,7 +503,7 @@ def test_a_clip_is_answered_raw_with_the_ids_of_its_file_and_job(kiapi: httpx.Cl
     assert answer.headers["content-type"] == "video/mp4"
     path = tmp_path / "clip.mp4"
     path.write_bytes(answer.content)
-    facts = probe_mp4(path)
+    facts = probe_video(path)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (64, 64, 9, 12)
     assert facts.audio_codec == "aac"
     file_id, job_id = answer.headers["x-kiapi-file-id"], answer.headers["x-kiapi-job-id"]

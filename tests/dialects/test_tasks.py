@@ -20,7 +20,7 @@ from ltx2.dialects.base import STATUS
 from ltx2.dialects.forms import read_form
 from ltx2.dialects.tasks import ImageToVideo, TextToVideo, owns, render_error, to_request, view
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull, StorageFull, Unauthorized
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest, Guidance, Keyframe
 from ltx2.studio.job import Failure, Job, Order
 from processes import Server, running_server, wait_until_warm
@@ -262,7 +262,7 @@ def test_text_to_video_goes_as_the_document_says(fake_server: Server, tmp_path: 
     assert answer.headers["Content-Type"] == "video/mp4"
     path = tmp_path / "clip.mp4"
     path.write_bytes(answer.content)
-    facts = probe_mp4(path)
+    facts = probe_video(path)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (768, 512, 121, 24)
     # "already WhatsApp-compatible"
     assert (facts.video_codec, facts.audio_codec, facts.pixel_format) == ("h264", "aac", "yuv420p")
@@ -278,7 +278,7 @@ def test_image_to_video_goes_as_the_document_says(fake_server: Server, photo: by
     done = poll(fake_server, task_id)
     path = tmp_path / "clip.mp4"
     path.write_bytes(http.get(done["url"]).content)
-    facts = probe_mp4(path)
+    facts = probe_video(path)
     assert (facts.width, facts.height, facts.num_frames, facts.audio_codec) == (64, 64, 9, "aac")
     # the same job in another dialect
     seen = http.get(f"{fake_server.url}/v1/jobs/{task_id}").json()["result"]

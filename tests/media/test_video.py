@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ltx2.errors import Canceled, Internal, UnsupportedMedia
 from ltx2.media.audio import Waveform
-from ltx2.media.probe import probe_mp4
-from ltx2.media.video import write_mp4
+from ltx2.media.probe import probe_video
+from ltx2.media.video import write_video
 
 FILM = Fraction(24000, 1001)
 Frames = NDArray[np.uint8]
@@ -67,7 +67,7 @@ def write(path: Path, frames: Frames | Iterable[Frames], **changes: Any) -> None
     if isinstance(frames, np.ndarray):
         given |= {"num_frames": len(frames), "height": frames.shape[1], "width": frames.shape[2]}
         frames = cut(frames, 8)
-    write_mp4(path, frames, **({"width": 64, "height": 64} | given | changes))
+    write_video(path, frames, **({"width": 64, "height": 64} | given | changes))
 
 
 def pictures(path: Path) -> Frames:
@@ -115,7 +115,7 @@ def test_every_fact_is_exact(
     audio = voice(float(num_frames / fps), rate, channels)
     write(clip, cut(frames, chunk), num_frames=num_frames, width=width, height=height, fps=fps, audio=audio)
 
-    facts = probe_mp4(clip)
+    facts = probe_video(clip)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (width, height, num_frames, fps)
     assert (facts.video_codec, facts.pixel_format) == ("h264", "yuv420p")
     assert (facts.audio_codec, facts.audio_sample_rate, facts.audio_channels) == ("aac", rate, channels)
@@ -134,7 +134,7 @@ def test_every_fact_is_exact(
 
 def test_no_sound_no_sound_track(clip: Path) -> None:
     write(clip, flat([100, 110, 120]))
-    facts = probe_mp4(clip)
+    facts = probe_video(clip)
     assert (facts.audio_codec, facts.audio_sample_rate, facts.audio_channels) == (None, None, None)
     assert facts.seconds == 3 / 24
 
@@ -149,14 +149,14 @@ def test_the_index_comes_first(clip: Path) -> None:
     write(clip, noise(10))
     content = clip.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
-    assert probe_mp4(clip).faststart
+    assert probe_video(clip).faststart
     with av.open(str(clip)) as source, av.open(str(clip.with_name("late.mp4")), "w") as late:
         stream = late.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 late.mux(packet)
-    assert not probe_mp4(clip.with_name("late.mp4")).faststart
+    assert not probe_video(clip.with_name("late.mp4")).faststart
 
 
 def test_sound_lies_beside_its_pictures(clip: Path) -> None:
@@ -242,7 +242,7 @@ def test_rates_that_aac_has_not_become_48_khz(clip: Path, rate: int) -> None:
         return (0.5 * np.sin(2 * np.pi * (300 + 200 * times) * times)).astype(np.float32)[None]
 
     write(clip, flat([50] * 48), audio=Waveform(tone(rate), rate))
-    assert probe_mp4(clip).audio_sample_rate == 48000
+    assert probe_video(clip).audio_sample_rate == 48000
     assert_in_time(tone(48000)[0], sound(clip)[0])
     with av.open(str(clip)) as container:
         assert container.streams.audio[0].duration == 2 * 48000
@@ -296,7 +296,7 @@ def test_one_chunk_ahead_at_most_and_in_the_callers_thread(clip: Path) -> None:
             del frames
 
     write(clip, chunks(), num_frames=80)
-    assert probe_mp4(clip).num_frames == 80
+    assert probe_video(clip).num_frames == 80
     assert threads == {threading.current_thread()}
     assert max(kept) == 1
 
@@ -313,7 +313,7 @@ def test_a_file_is_replaced_only_by_a_complete_one(clip: Path) -> None:
         write(clip, chunks(), num_frames=17)
     assert clip.read_bytes() == b"older"
     write(clip, chunks(), num_frames=16)
-    assert probe_mp4(clip).num_frames == 16
+    assert probe_video(clip).num_frames == 16
     assert list(clip.parent.iterdir()) == [clip]
 
 
@@ -435,12 +435,12 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 from ltx2.errors import StorageFull
-from ltx2.media.video import write_mp4
+from ltx2.media.video import write_video
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
 try:
-    write_mp4(Path(sys.argv[1]), iter([frames] * 30), width=64, height=64, fps=Fraction(24), num_frames=120,
+    write_video(Path(sys.argv[1]), iter([frames] * 30), width=64, height=64, fps=Fraction(24), num_frames=120,
               audio=None, crf=18, preset="ultrafast")
 except StorageFull as error:
     print(error.code, threading.active_count(), error)
@@ -477,7 +477,7 @@ def test_full_disk_while_the_index_is_moved(clip: Path) -> None:
 def test_nothing_to_probe(clip: Path, content: bytes) -> None:
     clip.write_bytes(content)
     with pytest.raises(UnsupportedMedia):
-        probe_mp4(clip)
+        probe_video(clip)
 
 
 def test_sound_alone_has_no_pictures(clip: Path) -> None:
@@ -487,7 +487,7 @@ def test_sound_alone_has_no_pictures(clip: Path) -> None:
         frame.sample_rate = 48000
         container.mux([*stream.encode(frame), *stream.encode()])
     with pytest.raises(UnsupportedMedia):
-        probe_mp4(clip)
+        probe_video(clip)
 
 
 def test_neither_torch_nor_fastapi() -> None:

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from ltx2.engine import Engine, Progress
 from ltx2.errors import Canceled, NotReady, OutOfMemory, UnsupportedMedia
-from ltx2.media.probe import probe_mp4
+from ltx2.media.encoders import HARDWARE, works
+from ltx2.media.probe import probe_video
 from ltx2.model.local import LocalEngine
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
@@ -59,7 +62,7 @@ def test_a_clip_and_its_facts(engine: LocalEngine, data: Path) -> None:
     )
     media = {"photo": (data / "photo.jpg").read_bytes(), "speech": (data / "speech.mp3").read_bytes()}
     clip = engine.generate(request, media, seen.append, never)
-    facts = probe_mp4(clip.path)
+    facts = probe_video(clip.path)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (64, 64, 9, 24)
     assert clip.audio_sample_rate == facts.audio_sample_rate == 44_100
     assert clip.duration_seconds == pytest.approx(9 / 24)
@@ -151,8 +154,39 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_p
     assert engine.status().loaded == ()
 
 
+@pytest.mark.parametrize("name", ["webm", "gif"])
+def test_other_formats(engine: LocalEngine, name: str) -> None:
+    clip = engine.generate(make(output={"format": name, "quality": 90}), {}, ignore, never)
+    assert clip.path.suffix == f".{name}"
+    facts = probe_video(clip.path)
+    assert (facts.width, facts.height, facts.num_frames) == (64, 64, 9)
+    assert clip.audio_sample_rate == facts.audio_sample_rate == (48_000 if name == "webm" else None)
+    assert facts.seconds == pytest.approx(9 / 25, abs=0.002)
+    clip.path.unlink()
+
+
+def test_the_sound_alone(engine: LocalEngine) -> None:
+    seen: list[Progress] = []
+    clip = engine.generate(make(output={"format": "flac"}), {}, seen.append, never)
+    assert (clip.path.suffix, clip.width, clip.height, clip.num_frames) == (".flac", 64, 64, 9)
+    samples, rate = soundfile.read(clip.path, always_2d=True)
+    assert (rate, samples.shape) == (clip.audio_sample_rate, (round(9 / 25 * 24_000), 2))
+    assert np.abs(samples).max() > 0.001
+    assert [progress.phase for progress in seen][-2:] == ["decoding", "muxing"]
+    clip.path.unlink()
+
+
+def test_an_encoder_that_does_not_work_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    broken = next(name for name, encoder in HARDWARE.items() if not works(encoder))
+    engine = LocalEngine(Settings(data_dir=tmp_path, device="cpu", video_encoder=broken))
+    with pytest.raises(NotReady, match=broken) as caught:
+        engine.load()
+    assert "LTX2_VIDEO_ENCODER" in str(caught.value.hint)
+    assert engine.status().loaded == ()
+
+
 def test_a_silent_film_without_sound_when_none_is_wanted(engine: LocalEngine) -> None:
     clip = engine.generate(make(include_audio=False), {}, ignore, never)
     assert clip.audio_sample_rate is None
-    assert probe_mp4(clip.path).audio_codec is None
+    assert probe_video(clip.path).audio_codec is None
     clip.path.unlink()

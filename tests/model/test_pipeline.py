@@ -14,6 +14,7 @@ from ltx2.errors import Canceled
 from ltx2.media.audio import Waveform, fit
 from ltx2.model.components import Components
 from ltx2.model.conditioning import Stream
+from ltx2.model.decode import decode_sound
 from ltx2.model.encode import encode_sound
 from ltx2.model.pipeline import generate
 from ltx2.model.tiny import build_tiny
@@ -159,7 +160,30 @@ def test_the_sound_track_is_the_given_sound_the_generated_one_or_none(tiny: Tiny
         assert made.samples.shape[0] == 2
         assert 0 < made.seconds < 17 / 25  # a little shorter than the pictures
     assert sound(include_audio=False) is None
+    assert sound(output={"format": "gif"}) is None
     assert sound(audio=track(), include_audio=False) is None
+
+
+def test_the_sound_alone_is_that_of_the_video_and_no_picture_is_decoded(tiny: Tiny) -> None:
+    components = tiny("tiny")
+    made, calls = {}, {}
+    for output in ("mp4", "wav"):
+        request = make(output={"format": output})
+        with Calls(components.vae.decoder) as seen:
+            made[output] = generate(components, request, planned(components, request), INPUTS)
+        calls[output] = seen.count
+    assert calls["mp4"] > 0 == calls["wav"]
+    assert (made["mp4"].pictures is None, made["wav"].pictures is None) == (False, True)
+    assert np.array_equal(made["wav"].sound.samples, made["mp4"].sound.samples)
+
+
+def test_the_sound_alone_needs_no_diffusion_decoder(tiny: Tiny) -> None:
+    components, request = tiny("tiny-2.5"), make(output={"format": "mp3"}, num_inference_steps=1)
+    with Calls(components.diffusion_decoder.decoder) as seen:
+        made = generate(components, request, planned(components, request), INPUTS)
+    assert (made.pictures, seen.count) == (None, 0)
+    alone = decode_sound(components, latents(components, request)[1].tokens)
+    assert np.array_equal(made.sound.samples, alone.samples)
 
 
 def test_2_3_and_2_5_sound_at_48_khz(tiny: Tiny) -> None:

@@ -11,7 +11,7 @@ import pytest
 from quick import QuickEngine
 
 from ltx2.errors import Internal, InvalidRequest, NotReady, QueueFull, UnsupportedMedia
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
 from ltx2.studio.direct import Direct
@@ -37,7 +37,7 @@ def prompt(text: str) -> GenerationRequest:
 
 async def make(studio: Direct, request: GenerationRequest = REQUEST, **options: Any) -> GenerationRequest:
     async with studio.run(request, {}, **options) as (asked, clip):
-        assert probe_mp4(clip.path).num_frames == request.num_frames
+        assert probe_video(clip.path).num_frames == request.num_frames
         return asked
 
 

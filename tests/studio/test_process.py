@@ -31,7 +31,7 @@ from ltx2.errors import (
     UnsupportedMedia,
     WorkerCrashed,
 )
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest, Keyframe
 from ltx2.settings import Settings
 from ltx2.studio import child, process
@@ -56,7 +56,7 @@ def generate(engine: Engine, request: GenerationRequest, media: Mapping[str, byt
 
 def works(engine: Engine) -> bool:
     clip = generate(engine, make())
-    is_whole = probe_mp4(clip.path).num_frames == 9
+    is_whole = probe_video(clip.path).num_frames == 9
     clip.path.unlink()
     return is_whole
 
@@ -138,7 +138,7 @@ def test_a_clip_and_its_progress_cross(engine: ProcessEngine, folder: Path) -> N
     clip = contract.generate(make(num_inference_steps=2), {}, seen.append, CancelFlag())
     assert files(folder) == [clip.path]
     assert clip.path.is_absolute()
-    facts = probe_mp4(clip.path)
+    facts = probe_video(clip.path)
     assert (facts.width, facts.height, facts.num_frames, facts.fps) == (64, 64, 9, clip.fps)
     steps = ["denoising 0/2", "denoising 1/2", "denoising 2/2"]
     assert [str(progress) for progress in seen] == ["loading", "encoding", *steps, "decoding", "muxing"]
@@ -710,7 +710,7 @@ def test_a_real_model_and_a_cancel_while_it_loads(tmp_path: Path) -> None:
         assert (engine.status().loaded, engine.status().ready) == ((), False)  # it was not waited for
         clip = generate(engine, make())
         assert engine.pid == pid  # loading went on
-        facts = probe_mp4(clip.path)
+        facts = probe_video(clip.path)
         assert (facts.width, facts.height, facts.num_frames, facts.audio_codec) == (64, 64, 9, "aac")
         status = engine.status()
         assert status.loaded == (clip.model,) == ("tiny",)
