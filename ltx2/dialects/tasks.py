@@ -5,12 +5,12 @@ from operator import not_
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, result_for
 from ltx2.dialects.declared import PROMPT, RANGED, Responses, errors, file_answers, posted
-from ltx2.dialects.forms import FORM, read_form
+from ltx2.dialects.forms import FORM, read_form, typed
 from ltx2.dialects.links import job_of_output, output_name, output_url
 from ltx2.dialects.sending import file_answer
 from ltx2.errors import LTX2Error, NotFound
@@ -36,8 +36,6 @@ NAME = "tasks"
 _OUTPUTS = "/outputs/"
 _BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), _OUTPUTS)
 _JOB = re.compile(r"job_[0-9a-f]{32}")
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
-_DECIMAL = re.compile(r"-?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 
 Token = Annotated[str | None, Query(description="of a task's link; stands for an API key, for this clip and a while")]
@@ -70,18 +68,10 @@ class ImageToVideo(TextToVideo):
 
     image: bytes = Field(description="PNG, JPEG or WebP of the first frame")
 
-    @field_validator("height", "width", "num_frames", "num_inference_steps", "seed", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _integer(cls, value: object) -> object:
-        # Python itself would read spaces, underscores and the digits of all scripts
-        return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
-
-    @field_validator(
-        "frame_rate", "cfg_scale_video", "stg_scale_video", "cfg_scale_audio", "modality_scale", mode="before"
-    )
-    @classmethod
-    def _decimal(cls, value: object) -> object:
-        return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+    def _from_texts(cls, fields: object) -> object:
+        return typed(fields, cls)
 
 
 class TaskError(BaseModel):
