@@ -1,17 +1,21 @@
-"""Files as answers: whole or by range, under a name a browser can keep."""
+"""Files as answers: whole or by range, under a name a browser can keep; or within JSON."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
 from typing import IO, Final
 from urllib.parse import quote
 
+import pybase64
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ltx2.errors import InvalidRequest, LTX2Error
+from ltx2.errors import Internal, InvalidRequest, LTX2Error
+from ltx2.payload import file_field, view
+from ltx2.studio.job import Job
 from ltx2.studio.studio import Studio
 
 Render = Callable[[LTX2Error, Request, int], Response]
@@ -74,6 +78,23 @@ async def file_answer(
     except BaseException:
         file.close()
         raise
+
+
+def response_json(studio: Studio, job: Job) -> bytes:
+    """The response of ``POST /generate`` for a job that succeeded, with its file inside. Not for the event loop.
+
+    Joined from bytes: a JSON encoder would copy megabytes twice.
+
+    Raises:
+        NotFound: the file was deleted.
+    """
+    if job.result is None or job.file_id is None:
+        raise Internal("the job has no result")
+    name, prefix = file_field(job.request)
+    rest = json.dumps(view(job.request, job.result), allow_nan=False).encode()
+    _, file = studio.files.open(job.file_id, job.order.owner)
+    with file:
+        return b"".join((f'{{"{name}":"{prefix}'.encode(), pybase64.b64encode(file.read()), b'",', rest[1:]))
 
 
 class OpenedFile(StreamingResponse):

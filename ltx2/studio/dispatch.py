@@ -37,9 +37,11 @@ class Dispatcher:
         """Let a job wait for its turn, for as long as its order says."""
         live = self.live.setdefault(job.id, Live(job))
         self.turns.add(job.id, job.order.owner, job.order.priority)
-        if job.order.ttl_seconds is not None:
-            left = job.created_at + job.order.ttl_seconds - time.time()
-            live.expiry = asyncio.get_running_loop().call_later(max(0.0, left), self._expire, live)
+        ttl = job.order.ttl_seconds
+        if ttl is not None and not self._is_closing:
+            left = job.created_at + ttl - time.time()
+            # the clock may have been set back
+            live.expiry = asyncio.get_running_loop().call_later(min(max(0.0, left), ttl), self._expire, live)
         self._wake.set()
         return job
 
@@ -79,7 +81,10 @@ class Dispatcher:
         self._wake.set()
 
     async def settle(self) -> None:
-        """Wait for what was spawned."""
+        """Wait for what was spawned. Who is late from now on is seen to by the next server."""
+        for live in self.live.values():
+            if live.expiry is not None:
+                live.expiry.cancel()
         await asyncio.gather(*self._spawned, return_exceptions=True)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:

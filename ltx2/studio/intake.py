@@ -46,20 +46,45 @@ async def take_in(
     deadline = loop.time() + settings.url_seconds
     for name, source in sources.items():
         left = settings.max_body_bytes - sum(map(len, media.values()))
-        if isinstance(source, str) and is_web_url(source):
-            media[name] = await fetch(
-                source,
-                field=name,
-                limit=left,
-                allow=settings.allowed_targets,
-                seconds=max(0.1, deadline - loop.time()),
-            )
-        else:
-            media[name] = await loop.run_in_executor(executor, _read, name, source, settings, read_file)
-            if len(media[name]) > left:
-                raise MediaTooLarge("all media together are more than allowed here", field=name)
+        seconds = max(0.1, deadline - loop.time())
+        media[name] = await take(name, source, settings, executor, read_file, limit=left, seconds=seconds)
     await loop.run_in_executor(executor, _check, request, media, settings)
     return media
+
+
+async def take(
+    name: str,
+    source: Source,
+    settings: Settings,
+    executor: Executor,
+    read_file: Reader = no_files,
+    *,
+    limit: int | None = None,
+    seconds: float | None = None,
+) -> bytes:
+    """The bytes of one source, which may be anything.
+
+    Args:
+        name: of the field it was sent in.
+        source: of the bytes.
+        settings: limits.
+        executor: for the threads that decode.
+        read_file: for sources that are file ids.
+        limit: bytes at most; as many as in a body when absent.
+        seconds: how long fetching it may take; as the settings say when absent.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    limit = settings.max_body_bytes if limit is None else limit
+    if isinstance(source, str) and is_web_url(source):
+        seconds = settings.url_seconds if seconds is None else seconds
+        return await fetch(source, field=name, limit=limit, allow=settings.allowed_targets, seconds=seconds)
+    loop = asyncio.get_running_loop()
+    data = await loop.run_in_executor(executor, _read, name, source, settings, read_file)
+    if len(data) > limit:
+        raise MediaTooLarge("all media together are more than allowed here", field=name)
+    return data
 
 
 def _read(name: str, source: Source, settings: Settings, read_file: Reader) -> bytes:

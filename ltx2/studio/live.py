@@ -42,7 +42,7 @@ class Live:
 
     def time_out(self, error: LTX2Error) -> None:
         """Let the generation end, and the job fail with this."""
-        self.late = error
+        self.late = self.late or error
         self.flag.set()
 
     def progress(self, progress: Progress) -> None:

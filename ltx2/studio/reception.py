@@ -4,20 +4,20 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
-from ltx2.errors import QueueFull
+from ltx2.errors import QueueFull, UnsupportedMedia
 from ltx2.media.fetch import check_target
 from ltx2.media.sources import file_id_of
-from ltx2.payload import Sources
+from ltx2.payload import Source, Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 from ltx2.studio.direct import SEED_BITS
-from ltx2.studio.files import FileRecord, Files
-from ltx2.studio.intake import take_in
+from ltx2.studio.files import FileRecord, Files, content_type
+from ltx2.studio.intake import take, take_in
 from ltx2.studio.job import Job, Order, new_id
 from ltx2.studio.store import Store, fingerprint
 from ltx2.studio.turns import Turns
@@ -143,6 +143,26 @@ class Reception:
             if not is_new:
                 for file in made:
                     await self._on_disk(self._files.delete, file.id, order.owner)
+
+    async def keep_media(self, field: str, source: Source, owner: str, types: Container[str]) -> FileRecord:
+        """Keep what one source has as a file, to be named in requests.
+
+        Args:
+            field: it was sent in.
+            source: of the bytes.
+            owner: whose file it becomes.
+            types: media types it may have, by its content.
+
+        Raises:
+            LTX2Error: it cannot be had, is of another type, or there is no room; nothing is kept.
+        """
+        await self._on_disk(self._files.check_room)
+        async with self._places:
+            data = await take(field, source, self._settings, self._intake)
+            found = content_type(data)
+            if found not in types:
+                raise UnsupportedMedia(f"{found} is not what can be used here", field=field)
+            return await self._on_disk(partial(self._files.add, data, owner=owner, filename=None))
 
     def _leave(self, order: Order) -> None:
         self._taking_in[order.owner] -= 1

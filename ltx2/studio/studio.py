@@ -72,7 +72,8 @@ class Studio:
         self._reception = Reception(
             settings, self._store, self.files, self._intake, self._disk, self._turns, self._room
         )
-        self._is_draining = False
+        self.keep_media = self._reception.keep_media
+        self.draining = asyncio.Event()  # who only watches leaves
         self._drained_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -108,9 +109,9 @@ class Studio:
 
     def drain(self) -> None:
         """Accept nothing more, and let those go who only watch. What was accepted goes on."""
-        if not self._is_draining:
+        if not self.draining.is_set():
             self._drained_at = time.monotonic()
-        self._is_draining = True
+        self.draining.set()
         for live in self._live.values():
             live.publish(live.job)
 
@@ -141,7 +142,7 @@ class Studio:
     @property
     def is_ready(self) -> bool:
         """Whether a job could start."""
-        return not self._is_draining and self.status.ready
+        return not self.draining.is_set() and self.status.ready
 
     @property
     def queue_len(self) -> int:
@@ -178,7 +179,7 @@ class Studio:
         Raises:
             LTX2Error: it is not accepted, and nothing of it is kept.
         """
-        if self._is_draining:
+        if self.draining.is_set():
             raise NotReady("the server is being shut down", hint="send the request again")
         mark, earlier = await self._reception.earlier(request, sources, order)
         if earlier is not None:
@@ -262,7 +263,7 @@ class Studio:
         while True:
             job, changed = live.job, live.changed
             yield job, live.seconds_left
-            if job.is_over or self._is_draining:
+            if job.is_over or self.draining.is_set():
                 return
             await changed.wait()
 

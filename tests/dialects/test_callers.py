@@ -85,15 +85,15 @@ def test_a_cancelled_server_task_ends_the_work_too() -> None:
 
 
 def with_headers(owner: str | None = "me", **headers: str) -> Request:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "headers": raw, "state": {"owner": owner}})
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in (headers | {"host": "here"}).items()]
+    return Request({"type": "http", "scheme": "http", "path": "/x", "headers": raw, "state": {"owner": owner}})
 
 
 def test_an_order_is_what_the_headers_say() -> None:
-    assert order_of(with_headers(), "tasks") == Order("me", "tasks")
+    assert order_of(with_headers(), "tasks") == Order("me", "tasks", base_url="http://here/")
     said = with_headers(idempotency_key="k", x_priority="High")
     assert order_of(said, "kiapi", webhook_url="https://a", upload_url="https://b") == Order(
-        "me", "kiapi", 1, "k", "https://a", "https://b"
+        "me", "kiapi", 1, "k", "https://a", "https://b", base_url="http://here/"
     )
     assert order_of(with_headers(x_priority="low"), "tasks").priority == -1
 

@@ -273,6 +273,38 @@ def test_without_a_limit_of_hours_nothing_is_swept(opened: Opened) -> None:
     assert len(store.list("ann")) == 1
 
 
+def test_what_has_an_end_of_its_own_is_swept_whatever_the_hours(opened: Opened, tmp_path: Path) -> None:
+    store, database = opened(files_hours=0)
+    records = []
+    for seconds in (None, 60.0, 600.0, 60.0):
+        clip = tmp_path / "clip.mp4"
+        clip.write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+        records.append(store.adopt(clip, owner="ann", filename=None, seconds=seconds))
+        with database.write() as connection:
+            insert_file(connection, records[-1])
+    kept, short, long, used = records
+    ends = [record.expires_at and record.expires_at - record.created_at for record in records]
+    assert ends == [None, pytest.approx(60), pytest.approx(600), pytest.approx(60)]
+    assert store.get(short.id, "ann") == short
+    write_job(database, "queued", {"image_start": used.id})
+    now = time.time()
+    assert store.sweep(now + 50) == 0
+    assert store.sweep(now + 70) == 1
+    assert lying(tmp_path) == {kept.id, long.id, used.id}
+    with pytest.raises(NotFound):
+        store.get(short.id, "ann")
+    with database.write() as connection:
+        connection.execute(update(jobs).values(state="canceled"))
+    assert store.sweep(now + 700) == 2
+    assert store.sweep(now + 1e9) == 0
+    assert [record.id for record in store.list("ann")] == [kept.id]
+    # an end of its own makes nothing stay for longer than all files do
+    limited, _ = opened(files_hours=1)
+    with database.write() as connection:
+        connection.execute(update(files).values(expires_at=now + 1e9))
+    assert limited.sweep(now + 3700) == 1
+
+
 def test_more_are_swept_at_once_than_one_statement_takes_parameters(opened: Opened) -> None:
     store, database = opened()
     row = {"owner": "ann", "filename": "x", "content_type": "text/plain", "size": 1, "created_at": 0.0, "meta": {}}

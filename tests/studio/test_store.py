@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select, text, update
+from sqlalchemy import inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ltx2.engine import ClipFacts, Progress
@@ -97,22 +97,26 @@ OPERATIONS: dict[str, Callable[[Store, str], Any]] = {
     "requeue for free": lambda store, job_id: store.requeue(job_id, try_counts=False),
     "succeed": succeed,
     "fail": lambda store, job_id: store.fail(job_id, FAILURE, 4.0),
+    "give up": lambda store, job_id: store.give_up(job_id, FAILURE, 4.0),
     "cancelled": lambda store, job_id: store.cancelled(job_id, 4.0),
     "cancel": lambda store, job_id: store.cancel(job_id, "ann", 4.0).state,
 }
 MOVES = {
     ("queued", "begin"): (True, "running"),
+    ("queued", "give up"): (True, "failed"),
     ("queued", "cancel"): ("canceled", "canceled"),
     ("running", "note"): (None, "running"),
     ("running", "requeue"): (True, "queued"),
     ("running", "requeue for free"): (True, "queued"),
     ("running", "succeed"): (True, "succeeded"),
     ("running", "fail"): (True, "failed"),
+    ("running", "give up"): (True, "failed"),
     ("running", "cancelled"): (True, "canceled"),
     ("running", "cancel"): ("running", "running"),
     ("stopping", "note"): (None, "running"),
     ("stopping", "succeed"): (True, "succeeded"),
     ("stopping", "fail"): (True, "failed"),
+    ("stopping", "give up"): (True, "failed"),
     ("stopping", "cancelled"): (True, "canceled"),
 }
 """What each operation answers and leads to; where it is not named it changes nothing, and says so."""
@@ -214,7 +218,9 @@ def test_everything_of_a_request_comes_back(store: Store) -> None:
         output=Output(crf=0),
     )
     names = [keyframe.image for keyframe in request.keyframes] + ["audio"]
-    order = Order("ann", "kiapi", -1, "a key", WEBHOOK, UPLOAD)
+    notes = {"asked": {"nested": [1, None, "✓"]}}
+    order = Order("ann", "kiapi", -1, "a key", WEBHOOK, UPLOAD, "batch", notes, "https://a/b/", 0.1, 1 / 3, 3600.0)
+    assert None not in vars(order).values()  # no field was left out
     job = add(store, order, request=request, inputs={name: new_id("file") for name in names})
     found = store.get(job.id, "ann")
     assert found == job
@@ -287,10 +293,13 @@ def test_all_that_was_asked_for_makes_the_mark_of_a_request() -> None:
         fingerprint(REQUEST, sources, replace(order, dialect="kiapi")),
         fingerprint(REQUEST, sources, replace(order, webhook_url=WEBHOOK)),
         fingerprint(REQUEST, sources, replace(order, upload_url=WEBHOOK)),
+        fingerprint(REQUEST, sources, replace(order, run_seconds=7.0)),
+        fingerprint(REQUEST, sources, replace(order, ttl_seconds=7.0)),
+        fingerprint(REQUEST, sources, replace(order, clip_seconds=7.0)),
     }
-    assert len(marks) == 8
-    same = fingerprint(REQUEST, {"b": b"y", "a": "x"}, replace(order, priority=1, idempotency_key="k"))
-    assert same in marks
+    assert len(marks) == 11
+    around = {"priority": 1, "idempotency_key": "k", "batch": "b", "notes": {"n": 1}, "base_url": "http://a/"}
+    assert fingerprint(REQUEST, {"b": b"y", "a": "x"}, replace(order, **around)) in marks
     assert fingerprint(REQUEST, {"a": "\ud800"}, order) not in marks  # what is no text is still a source
 
 
@@ -609,10 +618,71 @@ def test_a_database_in_a_file_has_one_server_too(tmp_path: Path) -> None:
         lock_places(Settings(data_dir=tmp_path / "two")).close()
 
 
+NEW = {"jobs": ["batch", "notes", "base_url", "run_seconds", "ttl_seconds", "clip_seconds"], "files": ["expires_at"]}
+"""The columns that version 1 did not have, by table."""
+
+
+def columns(database: Database, table: str) -> set[str]:
+    with database.read() as connection:
+        return {column["name"] for column in inspect(connection).get_columns(table)}
+
+
+def downgrade(database: Database, *, version: str = "1", but: str = "") -> None:
+    """Make the tables those of version 1: really without the new columns, but for one."""
+    with database.write() as connection:
+        connection.execute(text("DROP INDEX jobs_by_batch"))
+        for table, names in NEW.items():
+            for name in names:
+                if name != but:
+                    connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
+        connection.execute(update(facts).where(facts.c.name == "version").values(value=version))
+
+
+# a server that is killed while it upgrades has done a part of it
+@pytest.mark.parametrize("but", ["", "batch", "notes"])
+def test_a_database_of_the_first_version_gets_what_it_lacks(tmp_path: Path, but: str) -> None:
+    settings = Settings(data_dir=tmp_path)
+    before = Database(settings)
+    store = Store(before)
+    queued, done = (add(store, Order("ann", "tasks", 1, key, WEBHOOK)) for key in ("k1", "k2"))
+    STATES["succeeded"](store, done.id)
+    ended = store.get(done.id, "ann")
+    downgrade(before, but=but)
+    assert columns(before, "jobs").isdisjoint({*NEW["jobs"]} - {but})
+    before.close()
+
+    for _ in range(2):  # the second time there is nothing left to do
+        after = Database(settings)
+        assert after.id == before.id
+        store = Store(after)
+        assert store.get(queued.id, "ann") == queued
+        assert store.get(done.id, "ann") == ended
+        assert queued.order == Order("ann", "tasks", 1, "k1", WEBHOOK)
+        assert {column.name for column in jobs.columns} == columns(after, "jobs")
+        assert {column.name for column in files.columns} == columns(after, "files")
+        assert [row.expires_at for row in rows_of(after, files)] == [None]
+        with after.read() as connection:
+            assert "jobs_by_batch" in {index["name"] for index in inspect(connection).get_indexes("jobs")}
+        made = add(store, Order("ann", batch="b", notes={"n": 1}, ttl_seconds=2.5))
+        assert store.get(made.id, "ann") == made
+        assert [job.id for job in store.batch("ann", "b")][-1] == made.id
+        after.close()
+
+
+def test_tables_of_an_unknown_version_get_nothing(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    database = Database(settings)
+    downgrade(database, version="0")
+    with pytest.raises(NotReady, match="version 0"):
+        Database(settings)
+    assert columns(database, "jobs").isdisjoint(NEW["jobs"])
+    database.close()
+
+
 def test_tables_of_another_version_are_left_alone(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
-        connection.execute(update(facts).where(facts.c.name == "version").values(value="2"))
-    with pytest.raises(NotReady, match="version 2"):
+        connection.execute(update(facts).where(facts.c.name == "version").values(value="9"))
+    with pytest.raises(NotReady, match="version 9"):
         Database(Settings(data_dir=tmp_path))
 
 
@@ -655,6 +725,48 @@ def test_jobs_are_listed_page_by_page(store: Store) -> None:
     assert [job.created_at for job in first + second + third] == [3.0, 2.0, 2.0, 1.0, 1.0, 0.0, 0.0]
     with pytest.raises(NotFound):
         store.newest("bob", 3, first[-1].id)
+
+
+def test_jobs_are_listed_from_the_oldest_too(store: Store) -> None:
+    for age in range(7):
+        add(store, created_at=float(age // 2))
+    all_of_them = store.newest("ann", 9)
+    assert store.newest("ann", 9, oldest=True) == all_of_them[::-1]
+    pages = [store.newest("ann", 3, oldest=True)]
+    while pages[-1]:
+        pages.append(store.newest("ann", 3, pages[-1][-1].id, oldest=True))
+    assert [len(page) for page in pages] == [3, 3, 1, 0]
+    assert [job for page in pages for job in page] == all_of_them[::-1]
+    store.forget(all_of_them[-1].id, "ann")
+    assert store.newest("ann", 1, oldest=True) == [all_of_them[-2]]
+    with pytest.raises(NotFound):
+        store.newest("bob", 3, all_of_them[0].id, oldest=True)
+
+
+def test_a_batch_is_the_jobs_of_one_name_and_owner(database: Database, store: Store) -> None:
+    first, second, third = (add(store, Order("ann", batch="b"), created_at=at) for at in (2.0, 3.0, 1.0))
+    add(store, Order("bob", batch="b"))
+    add(store, Order("ann", batch="c"))
+    add(store)
+    assert store.batch("ann", "b") == [third, first, second]
+    store.forget(first.id, "ann")
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == third.id).values(request="{}"))
+    assert store.batch("ann", "b") == [second]
+    assert store.batch("ann", "nothing") == store.batch("eve", "b") == []
+    assert store.get_any(first.id).id == first.id  # also what is forgotten
+
+
+def test_jobs_are_counted_by_state(store: Store) -> None:
+    assert store.count() == store.count("ann") == {}
+    for state in ("queued", "running", "stopping", "succeeded", "failed", "canceled"):
+        STATES[state](store, add(store).id)
+    add(store, Order("bob"))
+    store.forget(add(store).id, "ann")
+    assert store.count("ann") == {"queued": 1, "running": 2, "succeeded": 1, "failed": 1, "canceled": 1}
+    assert store.count("bob") == {"queued": 1}
+    assert store.count("eve") == {}
+    assert store.count() == {"queued": 3, "running": 2, "succeeded": 1, "failed": 1, "canceled": 1}
 
 
 def test_a_state_of_another_version_is_left_alone(database: Database, store: Store) -> None:

@@ -40,7 +40,7 @@ from ltx2.errors import (
     UrlNotAllowed,
     WorkerCrashed,
 )
-from ltx2.media.probe import probe_mp4
+from ltx2.media.probe import probe_video
 from ltx2.payload import Sources
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
@@ -145,7 +145,7 @@ async def test_a_request_becomes_a_file(tmp_path: Path) -> None:
         assert done.result.seed == job.request.seed
         assert done.file_id is not None
         with studio.files.local(done.file_id, "ann") as (record, path):
-            facts = probe_mp4(path)
+            facts = probe_video(path, "mp4")
             assert (facts.num_frames, facts.width, facts.height) == (2, 64, 64)
             assert record.content_type == "video/mp4"
             assert record.size == done.file_size == path.stat().st_size
@@ -510,7 +510,7 @@ async def test_what_is_forgotten_is_shown_to_nobody(tmp_path: Path) -> None:
         queued = await send(studio, "queued", idempotency_key="queued")
         with pytest.raises(NotFound):
             await studio.forget(done.id, "ann")
-        assert [await studio.forget(job.id, "") for job in (done, hanging, queued)] == [False, True, False]
+        assert [await studio.forget(job.id, "") for job in (done, queued, hanging)] == [False, False, True]
         for job in (done, hanging, queued):
             for ask in (studio.job, studio.cancel, studio.forget):
                 with pytest.raises(NotFound):
@@ -839,7 +839,7 @@ async def test_a_caller_who_leaves_while_the_request_is_taken_in_leaves_no_job_t
                 left.append(await sending)
         for job in left:
             await studio.cancel(job.id, "")
-        await until(lambda: studio.queue_len == 0 and not studio._spawned)
+        await until(lambda: studio.queue_len == 0 and not studio._dispatcher._spawned)
         jobs = await studio.jobs("")
         assert {job.state for job in jobs} == {"canceled"}
         assert len(jobs) > len(left)
@@ -859,6 +859,180 @@ async def test_a_caller_waits_only_so_long_and_the_job_goes_on(tmp_path: Path) -
         engine.step.set()
         await until(lambda: studio.running == 0)
         assert (await studio.result(job)).state == "succeeded"
+
+
+# Those whose time is over
+
+
+def is_late(job: Job, words: str) -> bool:
+    return (
+        job.state == "failed"
+        and job.failure is not None
+        and job.failure.code == "timeout"
+        and words in str(job.failure)
+    )
+
+
+def ends_of(job: Job, log: str) -> int:
+    """How often a job is said to have ended."""
+    return log.count(f"job={job.id} state=")
+
+
+@in_loop
+async def test_a_job_that_waits_for_too_long_fails_and_never_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running_studio(tmp_path) as (studio, engine):
+        blocker = await running(studio, engine)
+        late = await send(studio, "late", ttl_seconds=0.1)
+        seen = [job.state async for job, _ in studio.watch(late.id, "")]
+        assert seen == ["queued", "failed"]
+        with pytest.raises(TimedOut, match=r"not over 0\.1 seconds after it was sent"):
+            await studio.result(late)
+        assert is_late(written(studio, late), "0.1 seconds after")
+        assert written(studio, late).started_at is None
+        assert (studio.queue_len, studio.waiting("")) == (0, [])
+        assert (await studio.cancel(late.id, "")).state == "failed"
+        engine.step.set()
+        await studio.result(blocker)
+        await studio.result(await send(studio, "next"))
+        assert engine.begun == ["wait", "next"]
+        assert ends_of(late, caplog.text) == 1
+
+
+@in_loop
+async def test_a_job_that_runs_for_too_long_stops_and_has_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running_studio(tmp_path) as (studio, engine):
+        for limit, words in (("ttl_seconds", "0.1 seconds after"), ("run_seconds", "longer than the 0.1 seconds")):
+            late = await ended(studio, await running(studio, engine, **{limit: 0.1}))
+            assert is_late(late, words)
+            assert is_late(written(studio, late), words)
+            assert late.progress == written(studio, late).progress == Progress("denoising", 0, 1)
+            assert ends_of(late, caplog.text) == 1
+        both = await ended(studio, await running(studio, engine, run_seconds=0.05, ttl_seconds=0.05))
+        assert is_late(both, "0.05 seconds")
+        assert left_in(tmp_path) == set()
+        assert engine.made == []
+        assert (await studio.result(await send(studio))).state == "succeeded"
+
+
+@in_loop
+async def test_only_the_generation_counts_where_only_that_is_limited(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        blocker = await running(studio, engine)
+        patient = await send(studio, "patient", run_seconds=0.5)
+        await asyncio.sleep(0.6)
+        assert (await studio.job(patient.id, "")).state == "queued"
+        await studio.cancel(blocker.id, "")
+        assert (await studio.result(patient)).state == "succeeded"
+
+
+@in_loop
+async def test_who_is_in_time_is_not_late_afterwards(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running_studio(tmp_path) as (studio, _):
+        job = await send(studio, ttl_seconds=0.8, run_seconds=0.8)
+        withdrawn = await send(studio, ttl_seconds=0.8)
+        await studio.cancel(withdrawn.id, "")
+        assert (await studio.result(job)).state == "succeeded"
+        await asyncio.sleep(0.9)
+        assert written(studio, job).state == "succeeded"
+        assert [ends_of(one, caplog.text) for one in (job, withdrawn)] == [1, 1]
+
+
+@in_loop
+async def test_a_lost_process_gives_no_time_back(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        job = await send(studio, "crash once", ttl_seconds=30, run_seconds=30)
+        assert (await studio.result(job)).tries == 2
+        engine.deaf.set()  # its process ends later than it was told to
+        late = await running(studio, engine, "steps crash once", run_seconds=0.001)
+        again = await ended(studio, late)
+        assert is_late(again, "0.001 seconds")
+        assert again.tries == 2
+
+
+@in_loop
+async def test_who_is_late_and_cancelled_ends_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    dice = random.Random(1)
+    async with running_studio(tmp_path) as (studio, engine):
+
+        async def one(number: int) -> Job:
+            limits = {"ttl_seconds": 0.1} if number % 4 else {"ttl_seconds": 0.1, "run_seconds": 0.05}
+            job = await send(studio, "wait" if number % 3 else "x", priority=number % 2, **limits)
+            watched = [seen async for seen, _ in studio.watch(job.id, "")] if number % 2 else []
+            if not watched:
+                await asyncio.sleep(0.1 + dice.uniform(-0.02, 0.02))
+                await studio.cancel(job.id, "")
+            done = await ended(studio, job)
+            if watched:
+                assert watched[-1].state == done.state
+            return done
+
+        done = await asyncio.gather(*(one(number) for number in range(100)))
+        states = {job.id: job.state for job in done}
+        assert {*states.values()} >= {"failed", "canceled"}
+        await until(lambda: not studio.running and not studio._dispatcher._spawned)
+        assert {job.id: written(studio, job).state for job in done} == states
+        assert [ends_of(job, caplog.text) for job in done] == 100 * [1]
+        assert all(job.failure is None or job.failure.code == "timeout" for job in done)
+        assert not any(live.expiry for live in studio._live.values())
+        assert engine.running == 0
+        assert (await studio.result(await send(studio))).state == "succeeded"
+
+
+@in_loop
+async def test_time_goes_on_while_there_is_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    studio, engine = await opened(tmp_path, shutdown_seconds=1)
+    hanging = await running(studio, engine, "wait", ttl_seconds=1.4)
+    early, late, patient = [await send(studio, f"{ttl}", ttl_seconds=ttl) for ttl in (0.2, 1.4, 30.0)]
+    await studio.close()
+    assert is_late(written_in(tmp_path, early), "0.2 seconds")  # it had to wait for the one in hand
+    assert [written_in(tmp_path, job).state for job in (hanging, late, patient)] == 3 * ["queued"]
+    await asyncio.sleep(0.5)  # a timer that was left would speak up now
+    soon = add_to(tmp_path, "wait", order=Order(ttl_seconds=0.4))
+    async with running_studio(tmp_path) as (studio, engine):
+        for job in (hanging, late):
+            assert is_late(await ended(studio, job), "1.4 seconds")
+        assert (await studio.result(patient)).state == "succeeded"
+        assert is_late(await ended(studio, soon), "0.4 seconds")
+        assert sorted(engine.begun) == ["30.0", "wait"]
+        assert [ends_of(job, caplog.text) for job in (hanging, early, late, patient, soon)] == 5 * [1]
+
+
+@in_loop
+async def test_a_clip_may_have_an_end_of_its_own(tmp_path: Path) -> None:
+    async with running_studio(tmp_path, files_hours=0) as (studio, _):
+        done = await studio.result(await send(studio, clip_seconds=60.0))
+        record = studio.files.get(str(done.file_id), "")
+        assert record.expires_at == record.created_at + 60
+        kept = await studio.result(await send(studio))
+        assert studio.files.get(str(kept.file_id), "").expires_at is None
+
+
+@in_loop
+async def test_lists_know_how_far_a_job_is_whichever_list_it_is(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        first = await running(studio, engine, "steps wait", batch="b", owner="ann")
+        await until(lambda: studio._live[first.id].job.progress.step == LONG // 2)
+        second = await send(studio, batch="b", owner="ann")
+        third = await send(studio, owner="ann")
+        await send(studio, batch="b", owner="bob")
+        assert [job.id for job in await studio.batch("ann", "b")] == [first.id, second.id]
+        assert [job.id for job in await studio.jobs("ann", oldest=True)] == [first.id, second.id, third.id]
+        for jobs in (await studio.batch("ann", "b"), await studio.jobs("ann", 1, oldest=True)):
+            assert jobs[0].progress == Progress("denoising", LONG // 2, LONG)
+        assert [job.id for job in studio.waiting("ann")] == [second.id, third.id]
+        assert await studio.count("ann") == {"running": 1, "queued": 2}
+        await studio.forget(second.id, "ann")
+        assert [job.id for job in studio.waiting("ann")] == [third.id]
+        assert await studio.count("ann") == {"running": 1, "queued": 1}
 
 
 # Restarts
@@ -916,14 +1090,22 @@ async def test_a_server_that_ends_lets_the_job_in_hand_finish(tmp_path: Path) ->
         assert engine.begun == ["x"]
 
 
-def add_to(folder: Path, prompt: str, image: bytes | None = None) -> Job:
+def written_in(folder: Path, job: Job) -> Job:
+    """The job as a server has left it that is gone since."""
+    database = Database(Settings(data_dir=folder))
+    found = Store(database).get(job.id, job.order.owner)
+    database.close()
+    return found
+
+
+def add_to(folder: Path, prompt: str, image: bytes | None = None, order: Order | None = None) -> Job:
     """Write a job down as a server would have that is gone since."""
     settings = Settings(data_dir=folder)
     database = Database(settings)
     files = Files(database, open_storage(settings), settings)
     inputs = {"image_start": files.add(image, owner="", filename=None).id} if image else {}
     request = (SHOWN if image else REQUEST).model_copy(update={"prompt": prompt, "seed": 1})
-    job = Store(database).add(Job(new_id("job"), Order(), request, inputs, "queued", time.time()), prompt)
+    job = Store(database).add(Job(new_id("job"), order or Order(), request, inputs, "queued", time.time()), prompt)
     database.close()
     return job
 
