@@ -7,14 +7,29 @@ import os
 import sys
 from socket import socket as Socket  # noqa: N812
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ltx2.dialects.app import create_app
 from ltx2.errors import LTX2Error
 from ltx2.settings import Settings, load_settings
 from ltx2.studio.process import ENGINES, ProcessEngine
 from ltx2.studio.studio import Studio
+
+MOST_MESSAGE_BYTES = 2**24
+"""In one message over a websocket, which is held in memory as a whole."""
+
+
+class QuietSockets(WebSocketsSansIOProtocol):
+    """Websockets whose links, headers and messages are not logged: there are keys in them."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.logger = self.conn.logger = logging.getLogger("ltx2.websockets")
+        self.logger.setLevel(logging.WARNING)
+        self.conn.debug = False
 
 
 class Server(uvicorn.Server):
@@ -47,7 +62,10 @@ def main() -> int:
             port=settings.port,
             log_level=settings.log_level.lower(),
             access_log=False,  # the application logs each request with its id
-            ws="none",  # there are none yet; unasked, their library would log what is in links
+            ws=QuietSockets,
+            ws_max_size=min(settings.max_body_bytes, MOST_MESSAGE_BYTES),
+            ws_ping_timeout=None,  # while a message waits nothing is read, not even that a client is there
+            ws_per_message_deflate=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
         # what is in the data folder is nobody else's business

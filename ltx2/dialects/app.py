@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from ltx2 import __version__
-from ltx2.dialects import events, kiapi, native, operations, tasks
+from ltx2.dialects import events, kiapi, native, openai, operations, runpod, runware, tasks
 from ltx2.dialects.base import BodyLimit, Dialect, RequestIds, from_http, request_id
 from ltx2.dialects.callers import Authorize
 from ltx2.errors import Internal, LTX2Error
@@ -20,7 +20,7 @@ from ltx2.studio.studio import Studio
 
 log = logging.getLogger(__name__)
 
-DIALECTS: tuple[Dialect, ...] = (kiapi, tasks, native)
+DIALECTS: tuple[Dialect, ...] = (kiapi, tasks, openai, runpod, runware, native)
 """The last one owns all paths that no other does."""
 
 

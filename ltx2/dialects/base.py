@@ -127,22 +127,30 @@ MOST_PARTS = 300_000
 """Commas and brackets in one JSON body. A prompt of the greatest length may have a third of them."""
 
 
+def read_json(body: bytes) -> Any:
+    """What a body says, read by pydantic's parser, several times faster than the standard one.
+
+    Raises:
+        UnreadableBody: it is no JSON, or has far too many values.
+    """
+    # base64 has none of these; millions of empty lists would take seconds and gigabytes
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
+        raise UnreadableBody(400, "the body has far more values than there are fields")
+    try:
+        return from_json(body, allow_inf_nan=True)
+    except ValueError:
+        raise UnreadableBody(400, "the body is not valid JSON") from None
+
+
 class JsonRequest(Request):
-    """A request whose JSON is read by pydantic's parser, several times faster than the standard one.
+    """A request whose JSON is read by :func:`read_json`.
 
     It does not keep the bytes beside what was read: with media inside they are as large.
     """
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            body = await self.body()
-            # base64 has none of these; millions of empty lists would take seconds and gigabytes
-            if sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
-                raise UnreadableBody(400, "the body has far more values than there are fields")
-            try:
-                self._json = from_json(body, allow_inf_nan=True)
-            except ValueError:
-                raise UnreadableBody(400, "the body is not valid JSON") from None
+            self._json = read_json(await self.body())
             self._body = b""
         return self._json
 

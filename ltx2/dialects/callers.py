@@ -51,7 +51,7 @@ class Authorize:
             path = scope["path"]
             scope.setdefault("state", {})["owner"] = None
             try:
-                scope["state"]["owner"] = self._keys.owner(_key(Headers(scope=scope)))
+                scope["state"]["owner"] = self._keys.owner(key_of(Headers(scope=scope)))
             except Unauthorized as error:
                 if path not in OPEN_PATHS and not self._checks_keys(path):
                     if scope["type"] == "http":
@@ -62,7 +62,8 @@ class Authorize:
         await self.app(scope, receive, send)
 
 
-def _key(headers: Headers) -> str | None:
+def key_of(headers: Headers) -> str | None:
+    """The API key in the headers of a request."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 

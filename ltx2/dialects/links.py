@@ -36,8 +36,16 @@ def output_url(job: Job, studio: Studio, base_url: str | None = None) -> str:
             ``LTX2_PUBLIC_URL`` wins over both.
     """
     name = output_name(job)
-    base = (studio.settings.public_url or base_url or job.order.base_url).rstrip("/")
-    # a socket's own address begins with ws
-    base = "http" + base.removeprefix("ws") if base.startswith("ws") else base
     token = f"?token={studio.keys.sign(name, job.order.owner)}" if studio.keys.wanted else ""
-    return f"{base}/outputs/{name}{token}"
+    return f"{_base(studio, base_url or job.order.base_url)}/outputs/{name}{token}"
+
+
+def file_url(file_id: str, studio: Studio, base_url: str) -> str:
+    """Where a file is, for callers with its owner's key. The route is the kiapi dialect's."""
+    return f"{_base(studio, base_url)}/v1/files/{file_id}/download"
+
+
+def _base(studio: Studio, base_url: str) -> str:
+    base = (studio.settings.public_url or base_url).rstrip("/")
+    # a socket's own address begins with ws
+    return "http" + base.removeprefix("ws") if base.startswith("ws") else base

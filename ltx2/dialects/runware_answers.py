@@ -1,0 +1,153 @@
+"""What the Runware dialect answers: how a clip is, and why something was not done."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from ltx2.dialects.base import STATUS
+from ltx2.dialects.runware_bodies import Camel, ErrorItem, Item, uuid_of
+from ltx2.errors import Canceled, InvalidRequest, LTX2Error, Unauthorized, UnknownFile
+from ltx2.payload import invalid
+from ltx2.studio.job import Job
+from ltx2.studio.keys import WANTED
+
+CODES: Final[Mapping[str, str]] = {
+    "invalid_request": "invalidParameter",
+    "unsupported_media": "unsupportedMediaFormat",
+    "media_too_large": "maxMediaSizeExceeded",
+    "image_too_large": "maxImageSizeExceeded",
+    "audio_too_long": "maxAudioDurationExceeded",
+    "url_not_allowed": "invalidMediaURL",
+    "body_too_large": "maxRequestSizeExceeded",
+    "unauthorized": "invalidApiKey",
+    "not_found": "taskNotFound",
+    "canceled": "taskCancelled",
+    "content_refused": "contentPolicyViolation",
+    "queue_full": "rateLimitExceeded",
+    "internal": "internalServerError",
+    "worker_crashed": "inferenceError",
+    "not_ready": "serviceUnavailable",
+    "out_of_memory": "inferenceError",
+    "timeout": "timeout",
+    "storage_full": "serviceUnavailable",
+}
+"""Of our errors. The client libraries sort them by how they begin and end, and by lists of names."""
+_FIELDS: Final[Mapping[str, str]] = {
+    "num_frames": "duration",
+    "num_inference_steps": "steps",
+    "prompt": "positivePrompt",
+    "negative_prompt": "negativePrompt",
+    "webhook_url": "webhookURL",
+    "upload_url": "uploadEndpoint",
+    "output_format": "outputFormat",
+    "quality": "outputQuality",
+}
+"""The fields that have another name here."""
+_BY_TYPE: Final[Mapping[str, str]] = {"missing": "missingParameter", "extra_forbidden": "unsupportedParameter"}
+"""Codes by pydantic's type of error."""
+_LONGEST_ECHO: Final = 64
+
+
+class Refused(InvalidRequest):
+    """A task that is wrong in a way for which this dialect has a code of its own."""
+
+    def __init__(self, said: str, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.said = said
+
+
+def wrong(error: ValidationError, task: Mapping[str, Any]) -> Refused:
+    """The first thing that is wrong with a task."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = _place(first["loc"], task)
+    found = invalid({**first, "loc": place})
+    return Refused(_BY_TYPE.get(first["type"], "invalidParameter"), found.message, field=found.field)
+
+
+def _place(location: Sequence[str | int], task: Mapping[str, Any]) -> list[str | int]:
+    """Where something is wrong, without the names that pydantic gives to kinds of one field."""
+    place: list[str | int] = []
+    here: Any = task
+    for number, part in enumerate(location):
+        is_last = number == len(location) - 1
+        if isinstance(here, dict) and (part in here or is_last):
+            place.append(part)
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int):
+            place.append(part)
+            here = here[part]
+    return place
+
+
+def status_of(error: LTX2Error) -> int:
+    """The HTTP status: as everywhere where a key, patience or we are wanting, and else 400."""
+    status = STATUS[error.code]
+    return status if status in (401, 413, 429) or status >= 500 else 400
+
+
+def refusal(error: LTX2Error, task: object = None, **more: Any) -> dict[str, Any]:
+    """An error as it is told.
+
+    Args:
+        error: what is wrong.
+        task: as it was sent, whatever it is.
+        more: further fields of :class:`ltx2.dialects.runware_bodies.ErrorItem`.
+    """
+    code = CODES[error.code]
+    if isinstance(error, UnknownFile):
+        code = "mediaNotFound"
+    if isinstance(error, Unauthorized) and error.message == WANTED:
+        code = "missingApiKey"
+    if isinstance(error, Refused):
+        code = error.said
+    sent = task if isinstance(task, dict) else {}
+    return ErrorItem(
+        code=code,
+        message=f"{error.message} ({error.hint})" if error.hint else error.message,
+        parameter=_FIELDS.get(error.field or "", error.field),
+        task_type=_echo(sent.get("taskType")),
+        task_uuid=_echo(sent.get("taskUUID")),
+        **more,
+    ).model_dump(by_alias=True)
+
+
+def _echo(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _LONGEST_ECHO else None
+
+
+def said(item: Item) -> dict[str, Any]:
+    """Something that was done, as it is told."""
+    return item.model_dump(by_alias=True)
+
+
+def ack(task: Camel, **more: Any) -> dict[str, Any]:
+    """That a task was done, or will be."""
+    sent = task.model_dump(include={"task_type", "task_uuid"})
+    return said(Item(**sent, **more))
+
+
+def view(job: Job, task_uuid: str, url: str, price: float, *, is_held: bool = False) -> dict[str, Any]:
+    """A clip that is being made or is there, whichever dialect it came in by.
+
+    Args:
+        job: which has not failed.
+        task_uuid: that the caller knows.
+        url: where the clip is when it is finished.
+        price: of a second of generation, in US dollars.
+        is_held: it is not to be told yet that the clip is finished.
+    """
+    item = Item(task_type="videoInference", task_uuid=task_uuid, video_uuid=uuid_of(job.id), fake=job.fake)
+    if job.result is None or is_held:
+        return said(item.model_copy(update={"status": "processing", "progress": min(99, int(100 * job.fraction))}))
+    done: dict[str, Any] = {"status": "success", "progress": 100, "video_url": url, "seed": job.result.seed}
+    if job.order.notes.get("includeCost"):
+        done["cost"] = round(job.result.total_seconds * price, 6)
+    return said(item.model_copy(update=done))
+
+
+def failure(job: Job, task_uuid: str) -> dict[str, Any]:
+    """A clip that will not be there."""
+    error = job.failure.error if job.failure else Canceled("the task was cancelled")
+    task = {"taskType": "videoInference", "taskUUID": task_uuid}
+    return refusal(error, task, video_uuid=uuid_of(job.id), status="error", fake=job.fake)
