@@ -5,10 +5,12 @@ PIL images in RGB, in order, and returns True when the clip may be given out. It
 between two generations. Whatever else it returns or raises, nobody gets the clip.
 """
 
+import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, OnProgress
@@ -67,15 +69,16 @@ class CheckedEngine:
         if self._checker is None:
             self._checker = find_checker(self._name)
         clip = self._engine.generate(request, media, on_progress, cancelled)
+        if request.content_check == "none":
+            return clip
+        began = time.perf_counter()
         try:
-            if request.content_check != "none":
-                pictures = _pictures(clip, request.content_check, cancelled)
-                if not _allows(self._checker, pictures):
-                    raise ContentRefused("the content check does not let this clip be given out")
+            if not _allows(self._checker, _pictures(clip, request.content_check, cancelled)):
+                raise ContentRefused("the content check does not let this clip be given out")
         except BaseException:
             clip.path.unlink(missing_ok=True)
             raise
-        return clip
+        return replace(clip, seconds={**clip.seconds, "checking": time.perf_counter() - began})
 
 
 def find_checker(name: str) -> Checker:
@@ -98,13 +101,14 @@ def find_checker(name: str) -> Checker:
     return found
 
 
-def _allows(checker: Checker, pictures: "Iterator[Image]") -> bool:
-    """True only when the checker has said so."""
+def _allows(checker: Checker, pictures: "Generator[Image]") -> bool:
+    """True only when the checker has said so. It may keep the pictures it has taken, and can take no others."""
     try:
-        answer: object = checker(pictures)
+        with contextlib.closing(pictures):
+            answer: object = checker(pictures)
     except Canceled:
         raise
-    except Exception:
+    except (Exception, SystemExit):  # the process has the model, and is not the checker's to end
         log.exception("the content checker failed")
         raise Internal("the content check failed, so the clip is not given out; the server's log says why") from None
     if not isinstance(answer, bool):
@@ -113,15 +117,10 @@ def _allows(checker: Checker, pictures: "Iterator[Image]") -> bool:
     return answer
 
 
-def _pictures(clip: Clip, check: ContentCheck, cancelled: Callable[[], bool]) -> "Iterator[Image]":
+def _pictures(clip: Clip, check: ContentCheck, cancelled: Callable[[], bool]) -> "Generator[Image]":
     """The pictures of a clip: all, or one every half second."""
-    apart = max(1, int(FAST_SECONDS * clip.fps)) if check == "fast" else 1
-    last: Image | None = None
-    for index, picture in enumerate(frames(Path(clip.path))):
-        if cancelled():
-            raise Canceled("the request was cancelled")
-        last = None if index % apart == 0 else picture
-        if last is None:
+    with contextlib.closing(frames(clip.path, FAST_SECONDS if check == "fast" else 0.0)) as shown:
+        for picture in shown:
+            if cancelled():
+                raise Canceled("the request was cancelled")
             yield picture
-    if last is not None:
-        yield last

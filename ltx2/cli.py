@@ -59,7 +59,10 @@ def make(settings: Settings, body: object, output: Path | None) -> tuple[Generat
 
     async def run() -> tuple[GenerationRequest, Clip, Path]:
         with TerminalProgress() as progress:
-            async with studio.run(*parse(body), progress) as (request, clip):
+            asked, sources = parse(body)
+            if output is not None and output.suffix.lower() not in ("", f".{asked.output.format}"):
+                raise InvalidRequest(f"{output.name} is no name for a {asked.output.format} file", field="--output")
+            async with studio.run(asked, sources, progress) as (request, clip):
                 target = output or settings.outputs_dir / clip.path.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 return request, clip, Path(shutil.move(clip.path, target))

@@ -131,7 +131,7 @@ class Facts(Strict):
     audio_sample_rate: int | None = Field(description="samples a second; null without sound")
     model: str
     warnings: list[str] = Field(description="what you would want to know about this clip")
-    phase_seconds: dict[str, float] = Field(description="wall time of each phase")
+    phase_seconds: dict[str, float] = Field(description="wall time of each phase, and of the content check: checking")
 
 
 class GenerateResponse(Facts):

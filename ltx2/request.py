@@ -199,6 +199,12 @@ class GenerationRequest(Strict):
                 field="output_format",
                 hint="ask for a video format, or leave the sound in",
             )
+        if self.is_sound_only and self.driving_audio and self.driving_audio.strength == 1:
+            raise InvalidRequest(
+                "the sound alone of a clip that follows this one wholly would be this one again",
+                field=self.driving_audio.source,
+                hint="ask for a video format, or follow it less strictly",
+            )
 
     def _check_keyframes(self) -> None:
         taken: set[int] = set()

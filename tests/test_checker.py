@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from ltx2.checker import CheckedEngine
@@ -20,6 +21,8 @@ from ltx2.settings import Settings
 from ltx2.studio.process import ENGINES, ProcessEngine
 
 CHECKER = """
+import time
+
 import numpy as np
 
 seen = []
@@ -43,6 +46,18 @@ def number(pictures):
 
 def broken(pictures):
     raise KeyError("a secret")
+
+def slow(pictures):
+    time.sleep(0.05)
+    return True
+
+def exits(pictures):
+    raise SystemExit("a secret")
+
+def greedy(pictures):
+    seen.append(pictures)
+    next(pictures)
+    return True
 
 number_of_pictures = 3
 """
@@ -81,9 +96,23 @@ def test_it_is_shown_all_pictures_or_two_a_second_and_the_last(
         assert np.array_equal(picture, everything[index])
 
 
+def test_two_a_second_are_so_in_a_gif_that_leaves_frames_out(module: Any, tmp_path: Path) -> None:
+    generate(tmp_path, "remember", make("fast", fps=120.0, num_frames=180, output=Output(format="gif")))
+    assert len(module.seen) == 4  # of 1.5 seconds: at 0, 0.5 and 1, and the last
+
+
 def test_who_wants_no_check_is_not_checked(module: Any, tmp_path: Path) -> None:
-    assert generate(tmp_path, "no", make("none")).path.is_file()
+    clip = generate(tmp_path, "no", make("none"))
+    assert clip.path.is_file()
     assert module.seen == []
+    assert "checking" not in clip.seconds
+
+
+def test_the_check_is_a_part_of_what_a_clip_takes(module: Any, tmp_path: Path) -> None:
+    assert module
+    clip = generate(tmp_path, "slow", make())
+    assert clip.seconds["checking"] >= 0.05
+    assert clip.total_seconds >= 0.05 + clip.seconds["denoising"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +122,7 @@ def test_who_wants_no_check_is_not_checked(module: Any, tmp_path: Path) -> None:
         ("silent", Internal, "gave no answer"),
         ("number", Internal, "gave no answer"),
         ("broken", Internal, "failed"),
+        ("exits", Internal, "failed"),  # and the process with the model goes on
     ],
 )
 def test_nothing_but_true_lets_a_clip_out(
@@ -103,6 +133,13 @@ def test_nothing_but_true_lets_a_clip_out(
         generate(tmp_path, function, make())
     assert "secret" not in str(caught.value)
     assert not [*(tmp_path / "data").rglob("*.mp4")]
+
+
+def test_a_checker_that_keeps_the_pictures_keeps_no_file_open(module: Any, tmp_path: Path) -> None:
+    clip = generate(tmp_path, "greedy", make())
+    assert clip.path.is_file()
+    assert [*module.seen[0]] == []
+    assert clip.path not in [Path(file.path) for file in psutil.Process().open_files()]
 
 
 def test_a_cancel_ends_the_check_too(module: Any, tmp_path: Path) -> None:

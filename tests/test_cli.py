@@ -39,6 +39,14 @@ def test_a_file_becomes_a_film_and_a_report(tmp_path: Path, wrapped: bool) -> No
         assert phase in lines[-2]
 
 
+def test_a_name_that_says_another_format_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text(json.dumps(SMALL | {"output_format": "webm"}))
+    done = run(tmp_path, "--input", str(tmp_path / "input.json"), "--output", str(tmp_path / "film.mp4"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "film.mp4 is no name for a webm file" in done.stderr
+    assert not (tmp_path / "film.mp4").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -75,6 +75,7 @@ def test_nothing_is_converted(fields: dict[str, Any]) -> None:
         ({"keyframes": (FIRST, LAST), "num_frames": 1}, "b"),
         ({"output": {"crf": 20, "quality": 80}}, "quality"),
         ({"output": {"format": "flac"}, "include_audio": False}, "output_format"),
+        ({"output": {"format": "mp3"}, "audio": {"source": "audio"}}, "audio"),
     ],
 )
 def test_limits_name_the_field(fields: dict[str, Any], named: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import av
 import numpy as np
@@ -17,6 +17,9 @@ from ltx2.media.gif import CLOCK, shown_at
 
 Pixels = NDArray[np.uint8]
 """A frame as RGB, ``[height, width, 3]``."""
+
+_LOOKED_AT: Final = 320
+"""Pixels each way in which the colours of a GIF's frame are found. All of them say the same and take seconds."""
 
 
 class PictureTrack(Protocol):
@@ -59,17 +62,20 @@ class GifPictures:
         self._fps = spec.fps
         self._frames = 0
 
-        # palettegen and paletteuse share their input: the one finds the colours, the other takes them
+        # palettegen and paletteuse share their input: the one finds the colours in little of it, the other takes them
         self._graph = Graph()
         self._graph.threads = 1
         self._source = self._graph.add_buffer(
             width=spec.width, height=spec.height, format=av.VideoFormat("bgra"), time_base=self._time_base
         )
-        split, find = self._graph.add("split"), self._graph.add("palettegen", "stats_mode=single")
+        few = f"{min(spec.width, _LOOKED_AT)}:{min(spec.height, _LOOKED_AT)}:flags=area"
+        split, shrink = self._graph.add("split"), self._graph.add("scale", few)
+        find = self._graph.add("palettegen", "stats_mode=single")
         use, sink = self._graph.add("paletteuse", "new=1"), self._graph.add("buffersink")
         self._source.link_to(split)
         split.link_to(use, 0, 0)
-        split.link_to(find, 1, 0)
+        split.link_to(shrink, 1, 0)
+        shrink.link_to(find)
         find.link_to(use, 0, 1)
         use.link_to(sink)
         self._graph.configure()

@@ -126,7 +126,7 @@ def sample(
 
     on_step(0)
     video, audio = stage.run(components, for_video, for_audio, prompts, noise, on_step, cancelled)
-    if plan.stages == 1:
+    if plan.stages == 1 or (request.is_sound_only and keeps_sound(recipe.kind)):
         return video, audio
 
     larger = upsample(components, unpack_video(video.tokens, grid))
@@ -135,6 +135,11 @@ def sample(
     refinement = Stage(plan.grid, REFINE_SIGMAS, UNGUIDED, loras=components.refine_loras)
     done = plan.steps
     return refinement.run(components, *given, prompts, noise, lambda step: on_step(done + step), cancelled)
+
+
+def keeps_sound(kind: Kind) -> bool:
+    """Whether a second stage leaves the first one's sound as it is: a dev checkpoint's is guided, and by all of it."""
+    return kind == "dev"
 
 
 def refined(
@@ -149,8 +154,7 @@ def refined(
         for_video, for_audio: what the request gives, images encoded at the larger size.
     """
     pictures = InitialLatents(pack_video(larger))
-    if kind == "dev":
-        # its first stage is guided and by the whole model: that sound stays as it is
+    if keeps_sound(kind):
         return [pictures, *for_video], [SoundConditioning(sound, strength=1.0)]
     return [pictures, *for_video], [InitialLatents(sound), *for_audio]
 

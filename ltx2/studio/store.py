@@ -1,6 +1,7 @@
 """Jobs as they are written down. Every change of state is guarded by the state it leaves: a terminal one never is."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from ltx2.engine import ClipFacts, Progress
 from ltx2.errors import Internal, InvalidRequest, NotFound
 from ltx2.request import GenerationRequest
-from ltx2.studio.database import Database, deliveries, jobs
+from ltx2.studio.database import ANY_REQUEST, Database, deliveries, jobs
 from ltx2.studio.files import FileRecord, insert_file
 from ltx2.studio.job import MOST_TRIES, TERMINAL, Failure, Job, Order, State, new_id
 
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 _FACTS = TypeAdapter(ClipFacts)
 _ORDER = tuple(field.name for field in fields(Order))
+_ASKED = ("dialect", "webhook_url", "upload_url", "run_seconds", "ttl_seconds", "clip_seconds")
+"""What of an order makes another request of the same clip."""
+_AGAIN: Mapping[str, Any] = {"state": "queued", "phase": "queued", "step": 0, "steps": 0}
+"""What is written of a job that goes back to the queue."""
 UNREADABLE = Failure("internal", "another version of this server has written a request that this one cannot read")
 CRASHED = Failure(
     "worker_crashed",
@@ -30,13 +35,17 @@ CRASHED = Failure(
 
 
 def fingerprint(request: GenerationRequest, sources: Mapping[str, str | bytes], order: Order) -> str:
-    """A hash of all that a caller asked for, to know the same request when it is sent again."""
-    parts = [order.dialect, request.model_dump_json(), order.webhook_url or "", order.upload_url or ""]
-    parts += [str(limit) for limit in (order.run_seconds, order.ttl_seconds, order.clip_seconds)]
-    for name, source in sorted(sources.items()):
-        content = source.encode(errors="surrogatepass") if isinstance(source, str) else source
-        parts += [name, hashlib.sha256(content).hexdigest()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    """A hash of all that a caller asked for, to know the same request when it is sent again.
+
+    What is as it would be anyway does not count, so that versions with more fields find the same.
+    """
+    around = {name: value for name in _ASKED if (value := getattr(order, name)) is not None}
+    media = {
+        name: hashlib.sha256(source.encode(errors="surrogatepass") if isinstance(source, str) else source).hexdigest()
+        for name, source in sources.items()
+    }
+    asked = {"request": request.model_dump(mode="json", exclude_defaults=True), "order": around, "media": media}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
@@ -98,7 +107,7 @@ class Store:
             row = connection.execute(select(jobs).where(same)).one_or_none()
         if row is None:
             return None
-        if row.fingerprint != mark:
+        if row.fingerprint not in (mark, ANY_REQUEST):
             raise InvalidRequest(
                 "this key was used for another request",
                 field="Idempotency-Key",
@@ -169,14 +178,12 @@ class Store:
 
     def requeue(self, job_id: str, *, try_counts: bool) -> bool:
         """running → queued, unless it was cancelled meanwhile."""
-        values: dict[str, Any] = {"state": "queued", "phase": "queued", "step": 0, "steps": 0}
-        if not try_counts:
-            values["tries"] = jobs.c.tries - 1
+        values = _AGAIN if try_counts else {**_AGAIN, "tries": jobs.c.tries - 1}
         with self._database.write() as connection:
             return _move(connection, job_id, ("running",), values, jobs.c.cancel_requested.is_(False))
 
     def succeed(self, job_id: str, result: ClipFacts, file: FileRecord, now: float) -> bool:
-        """running → succeeded, together with the record of its file. False when it is not running any more."""
+        """running → succeeded, together with the record of its file. False when it is not running, or forgotten."""
         values = {
             "state": "succeeded",
             "finished_at": now,
@@ -186,7 +193,7 @@ class Store:
             **asdict(Progress("muxing")),
         }
         with self._database.write() as connection:
-            if _end(connection, job_id, ("running",), values):
+            if _end(connection, job_id, ("running",), values, jobs.c.hidden.is_(False)):
                 insert_file(connection, file)
                 return True
             # written before, when only the answer of the database was lost?
@@ -222,14 +229,17 @@ class Store:
                 _move(connection, job_id, ("running",), {"cancel_requested": True}, mine)
         return self.get(job_id, owner)
 
-    def forget(self, job_id: str, owner: str) -> None:
-        """Show a job to nobody any more, tell nobody of it, and let its idempotency key be used again."""
+    def forget(self, job_id: str, owner: str) -> Job:
+        """Show a job to nobody any more, tell nobody of it, and let its idempotency key be used again. Returns it."""
         mine = (jobs.c.id == job_id) & (jobs.c.owner == owner)
         hidden = {"hidden": True, "idempotency_key": None, "webhook_url": None, "upload_url": None}
         waiting = (deliveries.c.job_id == job_id) & (deliveries.c.state == "waiting")
         with self._database.write() as connection:
-            connection.execute(update(jobs).where(mine).values(hidden))
+            row = connection.execute(update(jobs).where(mine).values(hidden).returning(jobs)).one_or_none()
+            if row is None:
+                raise NotFound("there is no such job")
             connection.execute(delete(deliveries).where(waiting))
+            return job_of(row)
 
     def recover(self, now: float) -> list[Job]:
         """Take up what a server before this one left: all queued jobs, the oldest first.
@@ -246,8 +256,7 @@ class Store:
                     values = {"state": "failed", "finished_at": now, "failure": asdict(CRASHED)}
                     _end(connection, row.id, ("running",), values)
                 else:
-                    values = {"state": "queued", "phase": "queued", "step": 0, "steps": 0}
-                    _move(connection, row.id, ("running",), values)
+                    _move(connection, row.id, ("running",), _AGAIN)
             queued = select(jobs).where(jobs.c.state == "queued").order_by(jobs.c.created_at)
             found = {row.id: _readable(row) for row in connection.execute(queued).all()}
             for job_id in (job_id for job_id, job in found.items() if job is None):
@@ -271,8 +280,7 @@ class Store:
         mine = true() if owner is None else (jobs.c.owner == owner) & jobs.c.hidden.is_(False)
         each = select(jobs.c.state, func.count().label("number")).where(mine).group_by(jobs.c.state)
         with self._database.read() as connection:
-            rows = connection.execute(each)
-            return {row.state: row.number for row in rows}
+            return {row.state: row.number for row in connection.execute(each)}
 
 
 def _move(

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Media = dict[str, bytes]
-
 SWEEP_SECONDS = 60
 
 
@@ -62,13 +61,13 @@ class Studio:
         self._outbox = Outbox(settings, self._database, self.files)
         # decoding what was sent must not wait for the model, nor take all cores from it
         self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
+        self._stills = ThreadPoolExecutor(max_workers=1, thread_name_prefix="still")
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="disk")
         self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
         self._jobs_disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
         self._worker = JobWorker(engine, self._store, self.files, self._jobs_disk)
         self._dispatcher = Dispatcher(self._worker, self._over)
-        self._live = self._dispatcher.live
-        self._turns = self._dispatcher.turns
+        self._live, self._turns = self._dispatcher.live, self._dispatcher.turns
         self._reception = Reception(
             settings, self._store, self.files, self._intake, self._disk, self._turns, self._room
         )
@@ -88,7 +87,7 @@ class Studio:
             NotFound: there is no such file, or it is somebody else's.
             UnsupportedMedia: it has no pictures.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._intake, self._draw, file_id, owner, kind)
+        return await asyncio.get_running_loop().run_in_executor(self._stills, self._draw, file_id, owner, kind)
 
     def _draw(self, file_id: str, owner: str, kind: Still) -> bytes:
         with self.files.local(file_id, owner) as (_, path):
@@ -129,7 +128,8 @@ class Studio:
         await asyncio.to_thread(self._engine.close)
         await asyncio.gather(*self._tasks, self._dispatcher.settle(), return_exceptions=True)
         self._worker.close()
-        self._intake.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._intake, self._stills):
+            pool.shutdown(wait=True, cancel_futures=True)
         for pool in (self._disk, self._looks, self._jobs_disk):
             pool.shutdown(wait=True)
         self._database.close()
@@ -321,18 +321,18 @@ class Studio:
             self._dispatcher.over(live, job)
         return job if job.is_over else live.job
 
-    async def forget(self, job_id: str, owner: str) -> bool:
-        """Cancel a job and show it to nobody any more. Returns whether it was running.
+    async def forget(self, job_id: str, owner: str) -> Job:
+        """Cancel a job and show it to nobody any more. Returns it as it was then: if it has no clip, it gets none.
 
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
         live = self._mine(job_id, owner)
-        job = await self.cancel(job_id, owner)
-        await self.on_disk(self._store.forget, job_id, owner)
+        await self.cancel(job_id, owner)
+        job = await self.on_disk(self._store.forget, job_id, owner)
         if live is not None:
             live.is_forgotten = True
-        return job.state == "running"
+        return job
 
     def _over(self, job: Job) -> None:
         self.metrics.ended(job)

@@ -100,6 +100,20 @@ def test_what_has_no_pictures_is_refused(tmp_path: Path, kind: Still) -> None:
             draw_still(path, kind)
 
 
+@pytest.mark.parametrize("kind", ["thumbnail", "spritesheet"])
+@pytest.mark.parametrize("name", ["list.ffconcat", "list.m3u8", "list"])
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, kind: Still, name: str) -> None:
+    film(tmp_path / "other.mp4", 3)
+    path = tmp_path / name
+    for text in (
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(UnsupportedMedia):
+            draw_still(path, kind)
+
+
 def test_all_frames_of_a_file_or_as_many_as_are_wanted(tmp_path: Path) -> None:
     path = film(tmp_path / "film", 9)
     assert [picture.size for picture in frames(path)] == [(96, 64)] * 9

@@ -167,6 +167,18 @@ def test_sizes_off_the_grid_of_64_are_cut_around_the_centre(tiny: Tiny, name: st
     assert bool(result.pictures.isfinite().all())
 
 
+def test_the_sound_alone_takes_no_stage_that_leaves_it_as_it_is(tiny: Tiny) -> None:
+    for name in ("tiny-dev", "tiny"):
+        components, sounds, enlarged = tiny(name), [], []
+        for output in ("mp4", "wav"):
+            request = two(output={"format": output})
+            with Calls(components.upsampler) as seen:
+                sounds.append(generate(components, request, planned(components, request), INPUTS).sound.samples)
+            enlarged.append(seen.count)
+        assert enlarged == ([1, 0] if name == "tiny-dev" else [1, 1])
+        assert np.array_equal(*sounds)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_smallest_clip_there_is(tiny: Tiny, name: str) -> None:
     components = tiny(name)

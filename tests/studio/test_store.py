@@ -270,7 +270,8 @@ def test_a_key_is_free_again_when_its_job_is_forgotten(store: Store) -> None:
     order = Order("ann", idempotency_key="k")
     first = add(store, order)
     store.cancel(first.id, "ann", 1.0)
-    store.forget(first.id, "bob")
+    with pytest.raises(NotFound):
+        store.forget(first.id, "bob")
     assert add(store, order).id == first.id
     store.forget(first.id, "ann")
     second = add(store, order, request=REQUEST.model_copy(update={"seed": 2}))
@@ -280,6 +281,14 @@ def test_a_key_is_free_again_when_its_job_is_forgotten(store: Store) -> None:
     with pytest.raises(NotFound):
         store.cancel(first.id, "ann", 2.0)
     assert [job.id for job in store.newest("ann", 9)] == [second.id]
+
+
+def test_what_is_forgotten_while_it_runs_gets_no_clip(store: Store) -> None:
+    job = add(store)
+    store.begin(job.id, 1.0)
+    assert store.forget(job.id, job.order.owner).state == "running"
+    assert not succeed(store, job.id)
+    assert store.cancelled(job.id, 2.0)
 
 
 def test_all_that_was_asked_for_makes_the_mark_of_a_request() -> None:
@@ -301,6 +310,25 @@ def test_all_that_was_asked_for_makes_the_mark_of_a_request() -> None:
     around = {"priority": 1, "idempotency_key": "k", "batch": "b", "notes": {"n": 1}, "base_url": "http://a/"}
     assert fingerprint(REQUEST, {"b": b"y", "a": "x"}, replace(order, **around)) in marks
     assert fingerprint(REQUEST, {"a": "\ud800"}, order) not in marks  # what is no text is still a source
+
+
+def test_the_mark_of_a_request_outlives_versions_that_know_more_fields() -> None:
+    class LaterOutput(Output):
+        loudness: float | None = None
+
+    class Later(GenerationRequest):
+        output: LaterOutput = LaterOutput()
+        style: str = "plain"
+
+    asked = {"prompt": "ä", "seed": 7, "keyframes": (Keyframe(image="a", frame="last"),)}
+    mark = fingerprint(GenerationRequest(**asked, output=Output(crf=3)), {"a": b"x"}, Order())
+    assert fingerprint(Later(**asked, output=LaterOutput(crf=3)), {"a": b"x"}, Order()) == mark
+    assert fingerprint(Later(**asked, style="grand", output=LaterOutput(crf=3)), {"a": b"x"}, Order()) != mark
+    # saying what goes without saying is the same request
+    said = GenerationRequest(**asked, fps=25.0, output=Output(crf=3, format="mp4"))
+    assert fingerprint(said, {"a": b"x"}, Order()) == mark
+    # an earlier version has written such marks down
+    assert mark == "b6d5de02d1de9aa0cba00bf587aebe2f23521660b216b53f9e753cf561577284"
 
 
 def test_what_a_server_left_is_taken_up(store: Store) -> None:
@@ -407,7 +435,8 @@ def test_nobody_sees_or_touches_what_is_somebody_elses(store: Store) -> None:
             store.get(job.id, owner)
         with pytest.raises(NotFound):
             store.cancel(job.id, owner, 1.0)
-        store.forget(job.id, owner)
+        with pytest.raises(NotFound):
+            store.forget(job.id, owner)
         assert store.newest(owner, 9) == []
     assert store.get(job.id, "ann") == job
     store.begin(job.id, 1.0)
@@ -663,6 +692,8 @@ def test_a_database_of_the_first_version_gets_what_it_lacks(tmp_path: Path, but:
         assert [row.expires_at for row in rows_of(after, files)] == [None]
         with after.read() as connection:
             assert "jobs_by_batch" in {index["name"] for index in inspect(connection).get_indexes("jobs")}
+        # its marks were made otherwise: who sends a request again must not hear that it was another one
+        assert store.earlier(queued.order, "a mark as they are made now") == queued
         made = add(store, Order("ann", batch="b", notes={"n": 1}, ttl_seconds=2.5))
         assert store.get(made.id, "ann") == made
         assert [job.id for job in store.batch("ann", "b")][-1] == made.id
