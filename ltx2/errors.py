@@ -10,6 +10,7 @@ LTX2Error
 │   ├── UnknownFile         no file has the id that a field names
 │   └── UrlNotAllowed       a URL where none may be followed
 ├── Unauthorized            no API key, or a wrong one
+├── ForbiddenOrigin         a web page of another place calls a server that wants no keys
 ├── NotFound                no such path or object
 ├── QueueFull               too many requests are waiting
 ├── Canceled                the caller withdrew the request
@@ -85,6 +86,10 @@ class UrlNotAllowed(InvalidRequest):
 
 class Unauthorized(LTX2Error):
     code = "unauthorized"
+
+
+class ForbiddenOrigin(LTX2Error):
+    code = "forbidden_origin"
 
 
 class NotFound(LTX2Error):

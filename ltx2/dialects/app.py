@@ -45,7 +45,13 @@ def create_app(studio: Studio) -> FastAPI:
         app.include_router(routes, dependencies=key)
     app.include_router(operations.router(studio))
     app.add_middleware(BodyLimit, limit=studio.settings.max_body_bytes)
-    app.add_middleware(Authorize, keys=studio.keys, render=render_error, checks_keys=_checks_keys)
+    app.add_middleware(
+        Authorize,
+        keys=studio.keys,
+        render=render_error,
+        checks_keys=_checks_keys,
+        public_url=studio.settings.public_url,
+    )
     app.add_middleware(RequestIds)
     _render_errors(app)
     return app

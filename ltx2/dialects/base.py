@@ -31,6 +31,7 @@ STATUS: Mapping[str, int] = {
     "url_not_allowed": 422,
     "body_too_large": 413,
     "unauthorized": 401,
+    "forbidden_origin": 403,
     "not_found": 404,
     "canceled": 409,
     "content_refused": 422,

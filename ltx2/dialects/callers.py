@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ltx2.errors import InvalidRequest, LTX2Error, NotReady, Unauthorized
+from ltx2.errors import ForbiddenOrigin, InvalidRequest, LTX2Error, NotReady, Unauthorized
 from ltx2.studio.job import PRIORITIES, Job, Order
 from ltx2.studio.keys import HINT, WANTED, Keys
 from ltx2.studio.studio import Studio
@@ -27,11 +28,15 @@ LONGEST_KEY = 255
 class Authorize:
     """ASGI middleware: says whose request it is, or answers 401 in the dialect of the path.
 
+    Where no keys are wanted, web pages of other places are kept out: a browser sends what any page tells it to, also to
+    a server that only it can reach.
+
     Args:
         app: what comes behind.
         keys: that are known.
         render: tells that a key is wanted.
         checks_keys: of the paths whose routes see to their keys themselves.
+        public_url: ``LTX2_PUBLIC_URL``, whose pages are this server's own.
     """
 
     def __init__(
@@ -40,32 +45,60 @@ class Authorize:
         keys: Keys,
         render: Callable[[LTX2Error, Request], Response],
         checks_keys: Callable[[str], bool],
+        public_url: str | None = None,
     ) -> None:
         self.app = app
         self._keys = keys
         self._render = render
         self._checks_keys = checks_keys
+        self._public_host = _host(public_url or "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            path = scope["path"]
-            scope.setdefault("state", {})["owner"] = None
             try:
-                scope["state"]["owner"] = self._keys.owner(key_of(Headers(scope=scope)))
-            except Unauthorized as error:
-                if path not in OPEN_PATHS and not self._checks_keys(path):
-                    if scope["type"] == "http":
-                        await self._render(error, Request(scope))(scope, receive, send)
-                    else:  # before it was accepted: the server answers 403
-                        await send({"type": "websocket.close", "code": 1008})
-                    return
+                self._recognise(scope, Headers(scope=scope))
+            except LTX2Error as error:
+                if scope["type"] == "http":
+                    await self._render(error, Request(scope))(scope, receive, send)
+                else:  # before it was accepted: the server answers 403
+                    await send({"type": "websocket.close", "code": 1008})
+                return
         await self.app(scope, receive, send)
+
+    def _recognise(self, scope: Scope, headers: Headers) -> None:
+        path = scope["path"]
+        state = scope.setdefault("state", {})
+        state["owner"] = None
+        try:
+            state["owner"] = self._keys.owner(key_of(headers))
+        except Unauthorized:
+            if path not in OPEN_PATHS and not self._checks_keys(path):
+                raise
+        if self._keys.wanted or scope.get("method") in ("GET", "HEAD"):
+            return
+        origin = headers.get("origin")
+        own = {headers.get("host"), self._public_host} - {None}
+        if origin is not None and _host(origin) not in own:
+            raise ForbiddenOrigin(
+                "a web page of another place may not call a server that wants no API keys",
+                hint="set LTX2_API_KEYS and send one; or LTX2_PUBLIC_URL, where a proxy stands before this server",
+            )
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc or None
+    except ValueError:
+        return None
 
 
 def key_of(headers: Headers) -> str | None:
-    """The API key in the headers of a request."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+    """The API key in the headers of a request. RunPod's examples send it as ``Authorization`` without a scheme."""
+    sent = headers.get("authorization", "")
+    scheme, _, token = sent.partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return headers.get("x-api-key", None if token else sent or None)
 
 
 def owner_of(request: HTTPConnection) -> str:
@@ -135,6 +168,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
 
     Returns:
         What the work returned; None when the caller has gone.
+
+    Raises:
+        HTTPException: a body came behind the request, and is larger than allowed.
     """
     task = asyncio.create_task(work)
     watch = asyncio.create_task(_disconnected(request))
@@ -142,6 +178,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
+        watch.result()  # raises what is wrong with a body that nobody was to read
         return None
     finally:
         watch.cancel()

@@ -169,7 +169,7 @@ def _jobs(routes: APIRouter, studio: Studio) -> None:
     @routes.delete("/v1/jobs/{job_id}", responses=_errors(404))
     async def delete_job(job_id: JobId, request: Request) -> JobDeleteResponse:
         """Cancel a job and forget it. Its files stay."""
-        was_running = await studio.forget(job_id, owner_of(request))
+        was_running = (await studio.forget(job_id, owner_of(request))).state == "running"
         return JobDeleteResponse(deleted=True, job_id=job_id, was_running=was_running)
 
 

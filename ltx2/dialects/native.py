@@ -18,7 +18,7 @@ from ltx2.dialects.base import (
 )
 from ltx2.dialects.callers import order_of, result_for
 from ltx2.dialects.declared import JOB_ID, PROMPT, REMOVED, errors, posted
-from ltx2.dialects.sending import response_json
+from ltx2.dialects.sending import response_answer
 from ltx2.errors import LTX2Error
 from ltx2.payload import GenerateBody, GenerateResponse, to_request
 from ltx2.studio.studio import Studio
@@ -69,8 +69,9 @@ def router(studio: Studio) -> APIRouter:
         job = await result_for(request, studio, making)
         if job is None:
             return gone()
-        answer = await studio.on_disk(response_json, studio, job)
-        return Response(answer, headers={"X-Job-Id": job.id}, media_type="application/json")
+        answer = await response_answer(studio, job)
+        answer.headers["X-Job-Id"] = job.id
+        return answer
 
     @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it")

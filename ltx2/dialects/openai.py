@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from ltx2.dialects.base import STATUS, JsonRoute, error_headers, json_response
-from ltx2.dialects.callers import order_of, owner_of
+from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
+from ltx2.dialects.callers import order_of, owner_of, unless_gone
 from ltx2.dialects.declared import BINARY, PROMPT, RANGED, Responses, errors, file_answers, posted
 from ltx2.dialects.forms import FORM, is_form, read_nested_form
 from ltx2.dialects.openai_bodies import (
@@ -80,7 +80,9 @@ def router(studio: Studio) -> APIRouter:
 
 
 def _errors(*statuses: int) -> Responses:
-    return errors(OpenAIError, 401, *statuses, 500)
+    # never 422, which the framework would declare
+    others: Responses = {"4XX": {"model": OpenAIError, "description": "Another mistake of the caller's"}}
+    return errors(OpenAIError, 401, *statuses, 500) | others
 
 
 def _making(routes: APIRouter, studio: Studio) -> None:
@@ -162,8 +164,7 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
     async def delete_video(video_id: VideoId, request: Request) -> Response:
         """Withdraw a video, forget it and remove its clip."""
         name, owner = job_of(video_id), owner_of(request)
-        job = await _found(studio.cancel(name, owner))
-        await studio.forget(name, owner)
+        job = await _found(studio.forget(name, owner))
         if job.file_id is not None:
             with suppress(NotFound):
                 await studio.on_disk(studio.files.delete, job.file_id, owner)
@@ -190,9 +191,11 @@ def _fetching(routes: APIRouter, studio: Studio) -> None:
             name = f"{video_id}.{job.request.output.format}"
             return await file_answer(studio, job.file_id, owner, request, render_error, name=name)
         try:
-            picture = await studio.still(job.file_id, owner, variant)
+            picture = await unless_gone(request, studio.still(job.file_id, owner, variant))
         except UnsupportedMedia as error:
             raise UnsupportedMedia(error.message, field="variant") from None
+        if picture is None:
+            return gone()
         return Response(picture, headers={"Cache-Control": "private"}, media_type=_STILLS[variant])
 
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic_core import from_json
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, unless_gone
@@ -37,7 +36,7 @@ from ltx2.dialects.runpod_bodies import (
     status_of,
     view,
 )
-from ltx2.dialects.sending import response_json
+from ltx2.dialects.sending import response, response_answer
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, UnknownFile
 from ltx2.payload import to_request
 from ltx2.studio.job import Job
@@ -56,6 +55,7 @@ STREAM_MS: Final = 5000
 """How long one answer of /stream waits for news. RunPod's Python client gives up after ten seconds; the one for
 JavaScript asks again at once."""
 MOST_REMEMBERED: Final = 1000
+REMOVED: Final = "the clip was deleted"
 
 
 def _pattern(expression: re.Pattern[str], example: str) -> dict[str, Any]:
@@ -91,7 +91,11 @@ def router(studio: Studio) -> APIRouter:
     _counting(routes, studio, retried)
 
     async def event(job: Job) -> dict[str, Any]:
-        return await studio.on_disk(lambda: dict(from_json(_status_json(studio, job))))
+        answer = view(job)
+        try:
+            return answer | ({"output": await studio.on_disk(response, studio, job)} if _has_clip(job) else {})
+        except NotFound:
+            return answer | {"error": REMOVED}
 
     studio.announce(NAME, event)
     return routes
@@ -148,7 +152,7 @@ def _making(routes: APIRouter, studio: Studio, retried: Counter[str]) -> None:
             raise _renamed(lost) from None
         except InvalidRequest as error:
             raise _renamed(error) from None
-        retried[owner] += 1
+        retried[owner] += again.order is order  # another one who asked at the same time has another
         return _short(again)
 
 
@@ -183,9 +187,9 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
         answer = {"status": state} | ({"error": str(job.failure)} if job.failure else {})
         if is_news and job.state == "running":
             return json_response(answer | {"stream": [{"output": progress_of(job)}]})
-        if is_news and (output := await studio.on_disk(_output, studio, job)) is not None:
-            body = _joined(answer, b'"stream":[{"output":', output, b"}]")
-            return Response(body, media_type="application/json")
+        if is_news and _has_clip(job):
+            with suppress(NotFound):
+                return await response_answer(studio, job, _open(answer) + b',"stream":[{"output":', b"}]}")
         return json_response(answer | {"stream": []})
 
 
@@ -297,31 +301,23 @@ async def _ended(studio: Studio, job: Job, request: Request, wait: int) -> Respo
 
 
 async def _status(studio: Studio, job: Job) -> Response:
-    return Response(await studio.on_disk(_status_json, studio, job), media_type="application/json")
-
-
-def _status_json(studio: Studio, job: Job) -> bytes:
-    """What /status and webhooks say of a job. Reads the clip of one that succeeded."""
+    """What /status says of a job."""
     answer = view(job)
-    if job.state == "succeeded":
-        output = _output(studio, job)
-        if output is not None:
-            return _joined(answer, b'"output":', output)
-        answer["error"] = "the clip was deleted"
-    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+    if _has_clip(job):
+        try:
+            return await response_answer(studio, job, _open(answer) + b',"output":', b"}")
+        except NotFound:
+            answer["error"] = REMOVED
+    return json_response(answer)
 
 
-def _output(studio: Studio, job: Job) -> bytes | None:
-    """The output of a job that succeeded, with the clip inside; None of any other, or when the clip is gone."""
-    if job.state == "succeeded":
-        with suppress(NotFound):
-            return response_json(studio, job)
-    return None
+def _has_clip(job: Job) -> bool:
+    return job.state == "succeeded"
 
 
-def _joined(answer: Mapping[str, Any], *more: bytes) -> bytes:
-    """A JSON object with one more member at its end, which is large and encoded already."""
-    return b"".join((json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()[:-1], b",", *more, b"}"))
+def _open(answer: Mapping[str, Any]) -> bytes:
+    """A JSON object without its end."""
+    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()[:-1]
 
 
 def _short(job: Job) -> Response:

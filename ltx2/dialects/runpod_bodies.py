@@ -186,8 +186,8 @@ def again_order(job: Job, *, webhook_url: str | None, base_url: str) -> Order:
         owner=before.owner,
         dialect=DIALECT,
         priority=before.priority,
-        # two who ask at the same time get one job
-        idempotency_key=f"{DIALECT} retry {number} of {name}",
+        # two who ask at the same time get one job; no header can have a line break
+        idempotency_key=f"{DIALECT}\nretry {number} of {name}",
         webhook_url=webhook_url,
         batch=name,
         notes={"retries": number},

@@ -21,6 +21,7 @@ CODES: Final[Mapping[str, str]] = {
     "url_not_allowed": "invalidMediaURL",
     "body_too_large": "maxRequestSizeExceeded",
     "unauthorized": "invalidApiKey",
+    "forbidden_origin": "forbiddenOrigin",
     "not_found": "taskNotFound",
     "canceled": "taskCancelled",
     "content_refused": "contentPolicyViolation",
@@ -83,7 +84,7 @@ def _place(location: Sequence[str | int], task: Mapping[str, Any]) -> list[str |
 def status_of(error: LTX2Error) -> int:
     """The HTTP status: as everywhere where a key, patience or we are wanting, and else 400."""
     status = STATUS[error.code]
-    return status if status in (401, 413, 429) or status >= 500 else 400
+    return status if status in (401, 403, 413, 429) or status >= 500 else 400
 
 
 def refusal(error: LTX2Error, task: object = None, **more: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
-from typing import IO, Final
+from typing import IO, Any, Final
 from urllib.parse import quote
 
 import pybase64
@@ -15,13 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from ltx2.errors import Internal, InvalidRequest, LTX2Error
 from ltx2.payload import file_field, view
+from ltx2.studio.files import FileRecord
 from ltx2.studio.job import Job
 from ltx2.studio.studio import Studio
 
 Render = Callable[[LTX2Error, Request, int], Response]
 """Tells an error in a dialect's shape, with this status."""
 
-_CHUNK: Final = 2**18
+_CHUNK: Final = 3 * 2**16
+"""Bytes, a multiple of three: the base64 of such blocks can be joined."""
 _RANGE: Final = re.compile(r"(?i:bytes)=[ \t]*(?:([0-9]{1,40})-([0-9]{0,40})|-([0-9]{1,40}))[ \t]*", re.ASCII)
 
 
@@ -74,49 +76,82 @@ async def file_answer(
         first, end = span or (0, record.size)
         if span:
             common["Content-Range"] = f"bytes {first}-{end - 1}/{record.size}"
-        return OpenedFile(file, first, end, 206 if span else 200, common, record.content_type)
+        content = blocks(file, first, end)
+        return OpenedFile(file, content, end - first, 206 if span else 200, common, media_type=record.content_type)
     except BaseException:
         file.close()
         raise
 
 
-def response_json(studio: Studio, job: Job) -> bytes:
+def response(studio: Studio, job: Job) -> dict[str, Any]:
     """The response of ``POST /generate`` for a job that succeeded, with its file inside. Not for the event loop.
-
-    Joined from bytes: a JSON encoder would copy megabytes twice.
 
     Raises:
         NotFound: the file was deleted.
     """
+    name, prefix, rest, (_, file) = _parts(studio, job)
+    with file:
+        return {name: prefix + pybase64.b64encode(file.read()).decode(), **rest}
+
+
+async def response_answer(studio: Studio, job: Job, before: bytes = b"", behind: bytes = b"") -> Response:
+    """The same as an answer. The file is encoded while it is sent: who reads slowly makes nobody hold it.
+
+    Args:
+        studio: has the file.
+        job: succeeded.
+        before: JSON in front of it.
+        behind: and at the end.
+
+    Raises:
+        NotFound: the file was deleted.
+    """
+    name, prefix, rest, (record, file) = await studio.on_disk(_parts, studio, job)
+    head = before + f'{{"{name}":"{prefix}'.encode()
+    tail = b'",' + json.dumps(rest, allow_nan=False).encode()[1:] + behind
+    length = len(head) + -(-record.size // 3) * 4 + len(tail)
+
+    async def content() -> AsyncIterator[bytes]:
+        yield head
+        async for block in blocks(file, 0, record.size):
+            yield pybase64.b64encode(block)
+        yield tail
+
+    return OpenedFile(file, content(), length, media_type="application/json")
+
+
+def _parts(studio: Studio, job: Job) -> tuple[str, str, dict[str, Any], tuple[FileRecord, IO[bytes]]]:
     if job.result is None or job.file_id is None:
         raise Internal("the job has no result")
-    name, prefix = file_field(job.request)
-    rest = json.dumps(view(job.request, job.result), allow_nan=False).encode()
-    _, file = studio.files.open(job.file_id, job.order.owner)
-    with file:
-        return b"".join((f'{{"{name}":"{prefix}'.encode(), pybase64.b64encode(file.read()), b'",', rest[1:]))
+    return *file_field(job.request), view(job.request, job.result), studio.files.open(job.file_id, job.order.owner)
 
 
 class OpenedFile(StreamingResponse):
-    """A part of an open file. The file is closed when it was sent, or could not be.
+    """What an open file has. The file is closed when it was sent, or could not be.
 
     Starlette's own answer takes a path, which may lead nowhere by the time it is sent.
 
     Args:
         file: belongs to the answer from now on.
-        first: byte to be sent.
-        end: byte behind the last one.
+        content: what is sent, read from the file as it is.
+        length: bytes of it.
         status: of the answer.
         headers: but those of its length and type.
         media_type: of the bytes.
     """
 
     def __init__(
-        self, file: IO[bytes], first: int, end: int, status: int, headers: Mapping[str, str], media_type: str
+        self,
+        file: IO[bytes],
+        content: AsyncIterator[bytes],
+        length: int,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        *,
+        media_type: str,
     ) -> None:
         self._file = file
-        length = {"Content-Length": str(end - first)}
-        super().__init__(self._blocks(first, end), status, {**headers, **length}, media_type)
+        super().__init__(content, status, {**(headers or {}), "Content-Length": str(length)}, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -128,11 +163,13 @@ class OpenedFile(StreamingResponse):
         finally:
             await run_in_threadpool(self._file.close)
 
-    async def _blocks(self, first: int, end: int) -> AsyncIterator[bytes]:
-        await run_in_threadpool(self._file.seek, first)
-        while block := await run_in_threadpool(self._file.read, min(_CHUNK, end - first)):
-            first += len(block)
-            yield block
+
+async def blocks(file: IO[bytes], first: int, end: int) -> AsyncIterator[bytes]:
+    """The bytes of an open file from ``first`` up to ``end``. All blocks but the last have one length."""
+    await run_in_threadpool(file.seek, first)
+    while block := await run_in_threadpool(file.read, min(_CHUNK, end - first)):
+        first += len(block)
+        yield block
 
 
 def find_range(text: str, size: int) -> tuple[int, int] | tuple[()] | None:

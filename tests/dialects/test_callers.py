@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from fastapi import Request
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers
 from starlette.types import Message
 
-from ltx2.dialects.callers import order_of, owner_of, unless_gone
+from ltx2.dialects.callers import key_of, order_of, owner_of, unless_gone
 from ltx2.errors import InvalidRequest, Unauthorized
 from ltx2.studio.job import Order
 
@@ -51,6 +52,36 @@ def test_work_has_ended_when_a_caller_who_left_is_noticed() -> None:
         assert ended == [True]
 
     asyncio.run(run())
+
+
+def test_who_sends_more_than_is_read_is_told_so() -> None:
+    async def run() -> None:
+        async def receive() -> Message:
+            raise HTTPException(413, "the body is too large")
+
+        with pytest.raises(HTTPException, match="too large"):
+            await unless_gone(Request({"type": "http", "headers": []}, receive), asyncio.sleep(60))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({}, None),
+        ({"Authorization": "Bearer a"}, "a"),
+        ({"Authorization": "bearer  a "}, "a"),
+        ({"Authorization": "a"}, "a"),
+        ({"X-API-Key": "a"}, "a"),
+        ({"X-API-Key": "a", "Authorization": "Bearer b"}, "b"),
+        ({"X-API-Key": "a", "Authorization": "b"}, "a"),
+        ({"X-API-Key": "a", "Authorization": "Basic b"}, "a"),
+        ({"Authorization": "Basic a"}, None),
+        ({"Authorization": ""}, None),
+    ],
+)
+def test_a_key_comes_as_a_bearer_alone_or_in_a_header_of_its_own(headers: dict[str, str], key: str | None) -> None:
+    assert key_of(Headers(headers)) == key
 
 
 def test_errors_of_the_work_come_through() -> None:

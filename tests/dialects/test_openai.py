@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -487,6 +488,18 @@ def test_a_body_that_is_none_is_refused(fake_server: Server, body: bytes, conten
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("charset", ["punycode", '"punycode"', "utf-8; charset=punycode", "unicode_escape", "utf-16"])
+def test_a_form_is_in_utf_8(fake_server: Server, charset: str) -> None:
+    # a text in punycode of a few megabytes takes Python hours
+    field = "--b\r\nContent-Disposition: form-data; name={}\r\n\r\n{}\r\n"
+    body = "".join(field.format(*pair) for pair in (SMALL | {"prompt": "-" + "ga" * 2000}).items()) + "--b--\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=b; charset="}
+    said = [{name: kind + one for name, kind in form.items()} for one in (charset, "UTF-8", '"utf8"')]
+    answers = [http.post(fake_server.url + "/v1/videos", content=body, headers=headers) for headers in said]
+    assert detail(answers[0], 400) == "the form must be in UTF-8"
+    assert [answer.status_code for answer in answers[1:]] == [200, 200]
+
+
 def test_a_body_that_ends_in_the_middle_harms_nothing(fake_server: Server) -> None:
     before = len(fake_server.log)
     host, port = fake_server.url.removeprefix("http://").split(":")
@@ -524,6 +537,15 @@ def test_jobs_of_other_dialects_are_videos_too(fake_server: Server) -> None:
     assert (again["remixed_from_video_id"], again["seconds"]) == (shown["id"], "0.9")
 
 
+def test_the_document_says_no_422_since_none_is_answered(fake_server: Server) -> None:
+    paths = http.get(fake_server.url + "/openapi.json").json()["paths"]
+    ours = [answered for path, methods in paths.items() if owns(path) for answered in methods.values()]
+    assert len(ours) == 6
+    for route in ours:
+        assert "422" not in route["responses"]
+        assert route["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAIError")
+
+
 def test_a_withdrawn_video_has_failed(fake_server: Server) -> None:
     name = post(fake_server, prompt="seconds=60").json()["id"]
     assert detail(http.get(f"{fake_server.url}/v1/videos/{name}/content"), 404).startswith("this video is ")
@@ -548,6 +570,36 @@ def test_a_deleted_video_leaves_no_clip(fake_server: Server) -> None:
     for variant in ("video", "thumbnail"):
         assert detail(http.get(f"{fake_server.url}/v1/videos/{name}/content", params={"variant": variant}), 404)
     assert http.delete(f"{fake_server.url}/v1/videos/{name}").status_code == 200
+
+
+def test_a_video_deleted_at_its_end_leaves_no_clip(fake_server: Server) -> None:
+    # the moments around the end, since it is there that a clip has no owner yet
+    before = fake_server.clips()
+    for moment in range(24):
+        name = post(fake_server).json()["id"]
+        time.sleep(moment * 0.003)
+        assert http.delete(f"{fake_server.url}/v1/videos/{name}").status_code == 200
+    last = post(fake_server).json()["id"]
+    poll(fake_server, last)
+    http.delete(f"{fake_server.url}/v1/videos/{last}")
+    assert fake_server.clips() == before
+
+
+def test_many_pictures_do_not_hold_up_requests(fake_server: Server) -> None:
+    name = post(fake_server, size="1280x720", num_frames=121).json()["id"]
+    poll(fake_server, name)
+    sheet = f"GET /v1/videos/{name}/content?variant=spritesheet HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    host, port = fake_server.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(socket.create_connection((host, int(port)))).sendall(sheet)
+        began = time.monotonic()
+        assert post(fake_server).status_code == 200
+        assert time.monotonic() - began < 1
+    # what those wanted who have left is not drawn
+    began = time.monotonic()
+    assert http.get(f"{fake_server.url}/v1/videos/{name}/content", params={"variant": "thumbnail"}).status_code == 200
+    assert time.monotonic() - began < 1
 
 
 def test_a_clip_is_sent_by_ranges(fake_server: Server) -> None:

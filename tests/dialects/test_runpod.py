@@ -24,7 +24,7 @@ from starlette.requests import Request
 from ltx2.dialects import runpod
 from ltx2.dialects.app import create_app
 from ltx2.dialects.runpod import owns, render_error
-from ltx2.dialects.runpod_bodies import RunRequest, limits_of, status_of, view
+from ltx2.dialects.runpod_bodies import RunRequest, again_order, limits_of, status_of, view
 from ltx2.engine import Progress
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull
 from ltx2.media.probe import probe_video
@@ -334,6 +334,21 @@ async def test_a_retry_that_fails_may_be_tried_again_and_takes_its_files_along(t
         assert refused(await http.post(f"/retry/{waiting}"))
         assert (await http.post(f"/cancel/{waiting}")).json() == {"id": waiting, "status": "CANCELLED"}
         assert refused(await http.post(f"/retry/{waiting}")).endswith("this job is CANCELLED")
+
+
+@in_loop
+async def test_two_retries_at_the_same_time_are_one_whatever_keys_were_sent_before(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (http, studio, _):
+        failed = (await over(http, await run(http, "bug")))["id"]
+        # a header cannot say what retries go by
+        guess = str(again_order(await studio.job(failed, ""), webhook_url=None, base_url="").idempotency_key)
+        key = {"Idempotency-Key": guess.replace("\n", " ")}
+        taken = await http.post("/run", json={"input": SMALL | {"prompt": "x"}}, headers=key)
+        assert taken.status_code == 200
+        answers = await asyncio.gather(*(http.post(f"/retry/{failed}") for _ in range(4)))
+        assert {answer.json()["id"] for answer in answers if answer.status_code == 200} == {failed}
+        assert ((await over(http, failed))["retries"], len(await studio.jobs(""))) == (1, 3)
+        assert (await http.get("/health")).json()["jobs"]["retried"] == 1
 
 
 @in_loop

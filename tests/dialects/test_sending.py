@@ -1,6 +1,7 @@
 """Files as answers: ranges, deletions in between, callers who leave, and what is left open."""
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from ltx2.dialects.kiapi import render_error
-from ltx2.dialects.sending import file_answer, find_range
+from ltx2.dialects.sending import file_answer, find_range, response, response_answer
+from ltx2.engine import ClipFacts
 from ltx2.errors import NotFound
 from ltx2.fake import FakeEngine
+from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
+from ltx2.studio.job import Job, Order
 from ltx2.studio.studio import Studio
 from processes import Server, running_server, wait_until_warm
 
 LARGE = os.urandom(1000) * 20_000
 """More than all buffers on the way together."""
+BLOCK = 3 * 2**16
 
 
 # ranges by themselves
@@ -117,6 +123,38 @@ def run(tmp_path: Path) -> Callable[..., Any]:
         asyncio.run(whole())
 
     return start
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, BLOCK - 1, BLOCK, BLOCK + 1, len(LARGE)])
+def test_a_file_in_json_is_encoded_while_it_is_sent(run: Callable[..., Any], size: int, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        record = studio.files.add(LARGE[:size], owner="", filename="a.bin")
+        request = GenerationRequest(prompt="x", seed=1)
+        shape: dict[str, Any] = {
+            "width": 64,
+            "height": 64,
+            "num_frames": 9,
+            "fps": Fraction(25),
+            "audio_sample_rate": None,
+        }
+        facts = ClipFacts(**shape, seed=1, steps=1, stages=1, model="m", warnings=(), seconds={})
+        job = Job("job", Order(), request, {}, "succeeded", 1.0, result=facts, file_id=record.id)
+        answer = await response_answer(studio, job, b'{"output":', b"}")
+        assert held(tmp_path)
+        pieces: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            pieces.append(message.get("body", b""))
+
+        await answer({"type": "http", "method": "GET", "headers": []}, never, send)
+        whole = b"".join(pieces)
+        assert answer.headers["content-length"] == str(len(whole))
+        assert max(map(len, pieces)) <= BLOCK // 3 * 4
+        assert json.loads(whole) == {"output": response(studio, job)}
+        assert response(studio, job)["video"].endswith(base64.b64encode(LARGE[:size]).decode())
+        assert held(tmp_path) == []
+
+    run(test)
 
 
 STORES = [{}, {"files_url": "memory://sending"}]
