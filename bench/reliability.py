@@ -187,7 +187,7 @@ def examine(there: Ground, jobs: Iterable[str]) -> Outcome:
 
 def _plays(path: Path) -> bool:
     with suppress(LTX2Error, OSError):
-        return probe_video(path).num_frames == SMALL["num_frames"]
+        return probe_video(path, "mp4").num_frames == SMALL["num_frames"]
     return False
 
 

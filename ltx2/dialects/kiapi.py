@@ -169,8 +169,10 @@ def _jobs(routes: APIRouter, studio: Studio) -> None:
     @routes.delete("/v1/jobs/{job_id}", responses=_errors(404))
     async def delete_job(job_id: JobId, request: Request) -> JobDeleteResponse:
         """Cancel a job and forget it. Its files stay."""
-        was_running = (await studio.forget(job_id, owner_of(request))).state == "running"
-        return JobDeleteResponse(deleted=True, job_id=job_id, was_running=was_running)
+        owner = owner_of(request)
+        job = await studio.cancel(job_id, owner)
+        await studio.forget(job_id, owner)
+        return JobDeleteResponse(deleted=True, job_id=job_id, was_running=job.state == "running")
 
 
 def _files(routes: APIRouter, studio: Studio) -> None:

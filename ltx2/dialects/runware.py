@@ -15,7 +15,7 @@ from ltx2.dialects.base import error_headers, gone, json_response, read_json
 from ltx2.dialects.callers import key_of, unless_gone
 from ltx2.dialects.declared import PROMPT, Responses, errors
 from ltx2.dialects.declared import body as described_body
-from ltx2.dialects.runware_answers import refusal, status_of
+from ltx2.dialects.runware_answers import Refused, refusal, status_of
 from ltx2.dialects.runware_bodies import MODELS, NAME, Answer, Errors, described
 from ltx2.dialects.runware_socket import Sockets
 from ltx2.dialects.runware_tasks import Desk, Done
@@ -26,6 +26,7 @@ from ltx2.studio.studio import Studio
 __all__ = ["NAME", "checks_keys", "owns", "render_error", "router"]
 
 PATHS: Final = ("/v1", "/v1/")
+JSON: Final = "application/json"
 MOST_UNKNOWN: Final = 4096
 """Bytes that are read of a body before it is known whose it is."""
 _TASK: Final = "50836053-a0ee-4cf5-b9d6-ae7c5d140ada"
@@ -65,13 +66,20 @@ def router(studio: Studio) -> APIRouter:
     async def post(request: Request) -> Response:
         """Do tasks. A clip is acknowledged at once, and asked for with getResponse."""
         try:
-            tasks = read_json(await read_body(request, studio.keys))
+            body = await read_body(request, studio.keys)
+            # browsers let any page send other types anywhere, and this one only where they were told that it may
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+                raise Refused("invalidRequestBody", f"must be an array of tasks, sent as Content-Type: {JSON}")
+            tasks = read_json(body)
         except ClientDisconnect:
             return gone()
         done = await desk.work(tasks, request)
         if done.waiting and not await _waited(desk, done, request):
             return gone()
-        return json_response(done.body, 200 if done.data else done.status)
+        if done.data:
+            return json_response(done.body)
+        wrong = done.wrong
+        return json_response(done.body, status_of(wrong) if wrong else 400, error_headers(wrong) if wrong else None)
 
     routes.add_api_route(
         PATHS[0],

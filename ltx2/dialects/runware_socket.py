@@ -25,16 +25,12 @@ MOST_STRANGERS: Final = 32
 """Sockets that wait for a key at the same time. One more, and the one that has waited longest goes."""
 STRANGER_SECONDS: Final = 10.0
 """How long a socket may be without a key."""
-STRANGER_BYTES: Final = 4096
-"""Of a message before a key was seen."""
 PING_BYTES: Final = 500
 MOST_HELD: Final = 64
-"""Messages of one socket that wait for those before them."""
+"""Messages of one socket that are not answered."""
 HELD_BYTES: Final = 2**25
 MOST_WAITING: Final = 64
 """Tasks that one socket waits for."""
-SEND_SECONDS: Final = 60.0
-"""How long a client may take none of what it is sent."""
 GOING_AWAY, POLICY, TOO_BIG, FAILED = 1001, 1008, 1009, 1011
 
 
@@ -98,7 +94,7 @@ class Session:
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             code = done.pop().result()
-        except (WebSocketDisconnect, TimeoutError):
+        except WebSocketDisconnect:
             code = None
         finally:
             for task in (*ends, *self._waiting):
@@ -129,22 +125,24 @@ class Session:
     async def _read(self) -> int | None:
         """Take in messages. Pings are answered at once, whatever is in hand."""
         while True:
+            async with self._changed:
+                await self._changed.wait_for(self._has_room)
+            await asyncio.sleep(0)  # where many messages came at once, it is the others' turn
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return None
             text = message.get("text")
             data: bytes = message["bytes"] if text is None else text.encode(errors="surrogatepass")
-            if not self.is_known and len(data) > STRANGER_BYTES:
-                return TOO_BIG
             if len(data) < PING_BYTES and _is_ping(data):
                 await self._send({"data": [{"taskType": "ping", "pong": True}]})
                 continue
             async with self._changed:
-                await self._changed.wait_for(self._has_room)
                 self._held.append(data)
                 self._changed.notify_all()
 
     def _has_room(self) -> bool:
+        if not self.is_known:
+            return not self._held  # what comes behind a key is not a stranger's
         return len(self._held) < MOST_HELD and sum(map(len, self._held)) < HELD_BYTES
 
     async def _answer(self) -> int | None:
@@ -152,9 +150,10 @@ class Session:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._held)
-                data = self._held.popleft()
+            await self._answer_one(self._held[0])
+            async with self._changed:
+                self._held.popleft()
                 self._changed.notify_all()
-            await self._answer_one(data)
 
     async def _answer_one(self, data: bytes) -> None:
         try:
@@ -179,14 +178,15 @@ class Session:
         At once, since one of the client libraries tells an error of a task that it has given up to all others.
         """
         if len(self._waiting) >= MOST_WAITING:
-            busy = Refused("rateLimitExceeded", f"this connection waits for {MOST_WAITING} tasks already")
+            hint = "it is made all the same: ask for it with getResponse"
+            busy = Refused("rateLimitExceeded", f"this connection waits for {MOST_WAITING} tasks already", hint=hint)
             done.refuse(refusal(busy, {"taskType": "videoInference", "taskUUID": task_uuid}))
             return
 
         async def wait() -> None:
             late = Done()
             await self._desk.wait(jobs, task_uuid, self._socket, late)
-            with suppress(WebSocketDisconnect, TimeoutError):  # who reads will notice too
+            with suppress(WebSocketDisconnect):  # who reads will notice too
                 await self._send(late.body)
 
         task = asyncio.create_task(wait())
@@ -194,7 +194,7 @@ class Session:
         task.add_done_callback(self._waiting.discard)
 
     async def _send(self, content: Mapping[str, Any]) -> None:
-        async with self._sending, asyncio.timeout(SEND_SECONDS):
+        async with self._sending:
             try:
                 await self._socket.send_text(json.dumps(content, allow_nan=False, separators=(",", ":")))
             except RuntimeError:  # so it is called when the server has closed it, for a message that is too large

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from ltx2.dialects.callers import order_of, owner_of
 from ltx2.dialects.links import file_url, output_url
-from ltx2.dialects.runware_answers import Refused, ack, failure, refusal, said, status_of, view, wrong
+from ltx2.dialects.runware_answers import Refused, ack, failure, refusal, said, view, wrong
 from ltx2.dialects.runware_bodies import (
     NAME,
     TASKS,
@@ -49,15 +49,15 @@ class Done:
 
     data: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
-    status: int = 200
-    """Of the first error."""
+    wrong: LTX2Error | None = None
+    """What is wrong with the first task that was not done. A clip that failed is an error too, but was asked for."""
     waiting: list[tuple[list[Job], str]] = field(default_factory=list)
     """The clips of each task that is answered with them, and its UUID."""
 
-    def refuse(self, entry: dict[str, Any], status: int = 400) -> None:
-        """Tell that something was not done."""
+    def refuse(self, entry: dict[str, Any], error: LTX2Error | None = None) -> None:
+        """Tell that something was not done, for an error where that is the task's own."""
         self.errors.append(entry)
-        self.status = status if self.status == 200 else self.status
+        self.wrong = self.wrong or error
 
     @property
     def body(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Desk:
             try:
                 await self._do(task, connection, done)
             except LTX2Error as error:
-                done.refuse(refusal(error, task), status_of(error))
+                done.refuse(refusal(error, task), error)
         return done
 
     async def _do(self, task: object, connection: HTTPConnection, done: Done) -> None:
@@ -148,27 +148,29 @@ class Desk:
         check_model(body, self._studio.settings)
         request, sources = to_request(body, self._studio.settings)
         notes = {"taskUUID": body.task_uuid, "numberResults": body.number_results, "includeCost": body.include_cost}
-        owner, jobs = owner_of(connection), list[Job]()
+        order = order_of(
+            connection,
+            NAME,
+            batch=name,
+            notes=notes,
+            webhook_url=body.webhook_url,
+            upload_url=body.upload_endpoint,
+            clip_seconds=body.ttl,
+        )
+        owner, jobs = order.owner, list[Job]()
         async with lock:
             earlier = await self._batch(owner, name)
             if earlier and earlier[0].order.notes.get("numberResults") != body.number_results:
                 raise _conflict()
+            # of one task all share the files of the first
+            shared = earlier[0].inputs if earlier else {}
             try:
                 for number in range(body.number_results):
-                    order = order_of(
-                        connection,
-                        NAME,
-                        idempotency_key=f"{NAME}:{name}:{number}",
-                        batch=name,
-                        notes=notes,
-                        webhook_url=body.webhook_url,
-                        upload_url=body.upload_endpoint,
-                        clip_seconds=body.ttl,
-                    )
                     seed = None if request.seed is None else (request.seed + number) % SEEDS
-                    jobs.append(await self._studio.submit(request.model_copy(update={"seed": seed}), sources, order))
-                    # the others share the files of the first one
-                    sources = {**sources, **jobs[0].inputs}
+                    named = replace(order, idempotency_key=f"{NAME}:{name}:{number}")
+                    given = {**sources, **shared} if number else sources
+                    jobs.append(await self._studio.submit(request.model_copy(update={"seed": seed}), given, named))
+                    shared = shared or jobs[0].inputs
             except LTX2Error as error:
                 known = {job.id for job in earlier}
                 for job in jobs:
@@ -219,7 +221,7 @@ class Desk:
                 raise TimedOut("the clip is not finished, and nobody waits for it any longer", hint=hint)
         except LTX2Error as error:
             task = {"taskType": "videoInference", "taskUUID": task_uuid}
-            done.refuse(refusal(error, task, video_uuid=uuid_of(job.id)), status_of(error))
+            done.refuse(refusal(error, task, video_uuid=uuid_of(job.id)), error)
         else:
             self._tell(job, task_uuid, connection, done)
 

@@ -37,6 +37,7 @@ from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest, Keyframe
 from ltx2.settings import Settings
 from processes import ROOT, Server, free_port, running_server, wait_until_warm
+from server import STRANGER_BYTES
 
 MODEL = "lightricks:2@1"
 UUID = "50836053-a0ee-4cf5-b9d6-ae7c5d140ada"
@@ -397,6 +398,20 @@ def test_the_same_task_again_is_the_same_clips(fake_server: Server) -> None:
         )
 
 
+def test_a_task_whose_first_clip_was_deleted_is_sent_again(fake_server: Server) -> None:
+    wanted = task(numberResults=3, inputs={"frameImages": [GREY]}, deliveryMethod="sync")
+    first, *others = [item["videoUUID"] for item in post(fake_server, wanted)["data"]]
+    http.delete(f"{fake_server.url}/v1/jobs/{own_id_of('job', first)}").raise_for_status()
+    again, *same = [item["videoUUID"] for item in post(fake_server, wanted)["data"]]
+    assert again != first
+    assert same == others
+
+
+def test_a_header_that_cannot_be_used_is_called_that(fake_server: Server) -> None:
+    (error,) = post(fake_server, task(), status=400, **{"Idempotency-Key": "x" * 256})["errors"]
+    assert (error["code"], error["parameter"]) == ("invalidParameter", "Idempotency-Key")
+
+
 def test_one_wrong_task_does_not_stop_the_others(fake_server: Server) -> None:
     good, bad = task(), task(width=65)
     answer = post(fake_server, good, bad, 5, {"taskType": "ping", "ping": True})
@@ -413,6 +428,7 @@ def test_a_batch_is_accepted_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         post(server, busy)
         answer = http.post(f"{server.url}/v1", json=[whole])
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (429, "rateLimitExceeded")
+        assert answer.headers["Retry-After"] == "10"
         assert error_of(server, {"taskType": "getResponse", "taskUUID": whole["taskUUID"]})["code"] == "taskNotFound"
         assert len(http.get(f"{server.url}/v1/jobs").json()["data"]) == 1
         # sockets that watch, wait and do nothing leave when the server ends
@@ -446,8 +462,14 @@ def test_a_batch_is_accepted_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_task_is_called_that(fake_server: Server, body: bytes, code: str) -> None:
-    answer = http.post(f"{fake_server.url}/v1", content=body)
+    answer = http.post(f"{fake_server.url}/v1", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain;charset=UTF-8"}])
+def test_what_a_page_from_elsewhere_may_send_is_no_task(fake_server: Server, headers: dict[str, str]) -> None:
+    answer = http.post(f"{fake_server.url}/v1", content=json.dumps([task()]), headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "invalidRequestBody")
 
 
 def test_an_unknown_task_a_failed_one_and_a_cancelled_one_are_errors(fake_server: Server) -> None:
@@ -712,13 +734,22 @@ def test_a_socket_wants_a_key(keyed: Server) -> None:
         auth, ack = said(client, LOGIN, task())["data"]
         assert (auth["taskType"], ack["taskType"]) == ("authentication", "videoInference")
     with listening(keyed) as client:
-        client.send(json.dumps([LOGIN | {"apiKey": "x" * 5000}]))
+        client.send(json.dumps([LOGIN | {"apiKey": "x" * STRANGER_BYTES}]))
         with pytest.raises(ConnectionClosed) as caught:
             client.recv(5)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1009
     assert "key-a" not in keyed.log
     assert "Traceback" not in keyed.log
+
+
+def test_what_comes_right_behind_a_key_is_not_a_strangers(keyed: Server) -> None:
+    with listening(keyed) as client:
+        wanted = task(inputs={"frameImages": [GREY]})
+        client.send(json.dumps([LOGIN]))
+        client.send(json.dumps([wanted]))
+        assert json.loads(client.recv(5))["data"][0]["taskType"] == "authentication"
+        assert json.loads(client.recv(5))["data"][0]["taskUUID"] == wanted["taskUUID"]
 
 
 def test_strangers_do_not_keep_others_out(keyed: Server) -> None:
