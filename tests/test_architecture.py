@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine", "catalogue", "formats")
 """Modules of the ground floor."""
 TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
-HTTP = {"fastapi", "starlette", "uvicorn"}
+HTTP = {"fastapi", "starlette", "uvicorn", "websockets"}
 MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64", "httpcore"}
 STUDIO = {"sqlalchemy", "filelock", "fsspec", "itsdangerous", "standardwebhooks", "prometheus_client"}
 STDLIB = set(sys.stdlib_module_names)

@@ -21,8 +21,8 @@ from quick import in_loop
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from ltx2.dialects.guard import MOST_FRAMES, STRANGER_BYTES, GuardedSockets
 from processes import ROOT, Server, environment, running_server, wait_until_warm
-from server import MOST_FRAMES, STRANGER_BYTES, GuardedSockets
 
 JOB = "job_" + "0" * 32
 SMALL = {"prompt": "x", "width": 64, "height": 64, "num_frames": 9}

@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ltx2.dialects.base import STATUS
+from ltx2.dialects.guard import STRANGER_BYTES
 from ltx2.dialects.runware import first_key, owns, render_error
 from ltx2.dialects.runware_answers import CODES, Refused, wrong
 from ltx2.dialects.runware_bodies import VideoInference, own_id_of, uuid_of
@@ -37,7 +38,6 @@ from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest, Keyframe
 from ltx2.settings import Settings
 from processes import ROOT, Server, free_port, running_server, wait_until_warm
-from server import STRANGER_BYTES
 
 MODEL = "lightricks:2@1"
 UUID = "50836053-a0ee-4cf5-b9d6-ae7c5d140ada"
