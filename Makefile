@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 
 # other people's clients, each as published: some of them cannot share an environment
 CLIENTS := openai runpod runware runware-sdk
+PROCESSES ?= 2
 
 .PHONY: setup clients demo test check bench soak serve format clean
 
@@ -24,8 +25,9 @@ clients: $(CLIENTS:%=.clients/%/.complete)
 demo: setup
 	$(BIN)/python -m ltx2.cli --input test_input.json
 
+# A file of tests belongs to one process. Of torch's own threads each would wait for all others.
 test: setup clients
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

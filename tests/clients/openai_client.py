@@ -259,7 +259,7 @@ def asynchronous() -> Any:
 
 
 def snippet() -> Any:
-    """What the README says."""
+    """What docs/clients.md says."""
     with redirect_stdout(StringIO()) as printed:
         runpy.run_path(CONFIG["snippet"])
     return printed.getvalue()

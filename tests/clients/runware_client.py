@@ -1,7 +1,7 @@
 """What a user of the ``runware`` library does, over its websocket. Prints what it saw as one JSON object.
 
 Runs in an environment that has that library and nothing of ours: ``runware_client.py URL KEY [PHOTO]``. Without a
-photo it only tries to connect.
+photo it only makes one clip.
 """
 
 import asyncio
@@ -76,6 +76,7 @@ async def main(url: str, key: str, photo: str | None) -> dict[str, Any]:
     if photo is None:
         try:
             await client.ensureConnection()
+            seen["text"] = await made(client)
         except ConnectionError as error:
             seen["error"] = str(error)
     else:

@@ -1,7 +1,7 @@
 """What a user of the ``runware-sdk`` library does, over both of its transports. Prints what it saw as one JSON object.
 
 Runs in an environment that has that library and nothing of ours: ``runware_sdk_client.py URL KEY [PHOTO]``. Without a
-photo it only tries to make a clip.
+photo it only makes one clip.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ async def main(url: str, key: str, image: bytes) -> dict[str, Any]:
         client = Runware(api_key=key, transport=transport, **places)
         try:
             await client.connect()
-            return await (refused(client.run(SMALL)) if not image else everything(client, image))
+            return await everything(client, image) if image else {"text": await client.run(SMALL)}
         except RunwareError as error:
             return {"code": error.code, "message": error.message}
         finally:

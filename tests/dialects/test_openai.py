@@ -675,7 +675,7 @@ def library(
     """What each part of the client's program saw."""
     photo = data / "photo.jpg"
     uploaded = http.post(fake_server.url + "/v1/files", files={"file": ("photo.jpg", photo.read_bytes())})
-    written = (ROOT / "README.md").read_text().split("```python\nfrom openai")[1].split("```")[0]
+    written = (ROOT / "docs" / "clients.md").read_text().split("```python\nfrom openai")[1].split("```")[0]
     snippet = out / "snippet.py"
     snippet.write_text("from openai" + written.replace("http://127.0.0.1:8000", fake_server.url))
     config = {
@@ -771,7 +771,7 @@ def test_a_remix_of_the_library_keeps_the_seed_and_the_image(library: dict[str, 
     assert new == old | {"prompt": "a candle"}
 
 
-def test_the_snippet_of_the_readme_makes_a_video(library: dict[str, Any], out: Path) -> None:
+def test_the_documented_snippet_makes_a_video(library: dict[str, Any], out: Path) -> None:
     assert library["snippet"]["saw"] == "completed None\n"
     assert video_facts(out / "waves.mp4") == ("h264", 512, 288, 50)
 

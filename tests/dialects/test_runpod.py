@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,8 @@ async def test_a_stream_waits_for_news_and_tells_the_output_once(tmp_path: Path)
         while seen[-1]["step"] < 4:
             seen.append((await http.post(f"/stream/{job_id}")).json()["stream"][0]["output"])
         fractions = [output["fraction"] for output in seen]
-        assert fractions == sorted(set(fractions))
+        assert fractions == sorted(fractions)
+        assert all(one != other for one, other in pairwise(seen))
         engine.step.set()
         last: dict[str, Any] = {"status": "IN_PROGRESS"}
         while last["status"] == "IN_PROGRESS":
@@ -569,8 +571,8 @@ def is_clip(output: dict[str, Any]) -> bool:
 def test_runpods_client_sees_what_it_sees_at_runpod(
     client_python: Callable[[str], Path], fake_server: Server, keyed: Server, tmp_path: Path
 ) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(import base64\n\nimport runpod\n.*?)```", readme, re.DOTALL)
+    written = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(import base64\n\nimport runpod\n.*?)```", written, re.DOTALL)
     program = tmp_path / "snippet.py"
     program.write_text(snippet)
     seen = client(client_python("runpod"), fake_server, "all", keyed.url + "/v2", str(program), folder=tmp_path)

@@ -865,11 +865,11 @@ def test_the_libraries_raise_when_their_key_is_wrong(keyed: Server, library: Lib
 @pytest.mark.parametrize(
     ("name", "beginning"), [("runware-sdk", "Runware\n"), ("runware", "IVideoInference, Runware\n")]
 )
-def test_what_the_readme_shows_works(
+def test_what_the_document_shows_works(
     fake_server: Server, client_python: Callable[[str], Path], name: str, beginning: str
 ) -> None:
     begin = "```python\nimport asyncio\n\nfrom runware import " + beginning
-    written = (ROOT / "README.md").read_text().split(begin)[1].split("```")[0]
+    written = (ROOT / "docs" / "clients.md").read_text().split(begin)[1].split("```")[0]
     place = fake_server.url.removeprefix("http://")
     code = begin.removeprefix("```python\n") + written.replace("127.0.0.1:8000", place)
     quick = os.environ | {"RUNWARE_VIDEO_POLLING_DELAY": "50"}
@@ -881,6 +881,13 @@ def test_what_the_readme_shows_works(
     assert http.get(links[0]).content[4:8] == b"ftyp"
 
 
-def test_the_newer_library_works_with_a_model(server: Server, library: Libraries) -> None:
-    for seen in library("runware-sdk", f"{server.url}/v1", photo=False).values():
-        assert seen["code"] == "nothing was raised"
+def test_the_libraries_work_with_a_model(server: Server, library: Libraries, tmp_path: Path) -> None:
+    old = library("runware", socket_url(server), photo=False)
+    new = library("runware-sdk", f"{server.url}/v1", photo=False)
+    for seen in (old, new["rest"], new["websocket"]):
+        (video,) = seen["text"]
+        assert video["status"] == "success"
+        clip = tmp_path / "clip.mp4"
+        clip.write_bytes(http.get(video["videoURL"]).content)
+        facts = probe_video(clip)
+        assert (facts.width, facts.height, facts.num_frames, facts.audio_codec) == (64, 64, 10, None)
