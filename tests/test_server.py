@@ -187,7 +187,11 @@ def test_health_and_index(server: Server) -> None:
     assert health["memory"]["budget_gb"] > health["memory"]["resident_gb"] > 0
     index = httpx.get(server.url + "/").json()
     assert index["defaults"]["num_frames"] == 49
-    assert "POST /generate" in index["endpoints"]
+    assert index["endpoints"]["POST /generate"] == "Generate a video"
+    paths = httpx.get(server.url + "/openapi.json").json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert index["endpoints"].keys() == routes | {"GET /docs"}
+    assert all(index["endpoints"].values())
 
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\x00" * 50).decode()

@@ -1,5 +1,6 @@
 """The native dialect: one synchronous ``POST /generate`` that answers with the video itself."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -75,22 +76,13 @@ def router(studio: Studio) -> APIRouter:
 
     @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it")
-    async def index() -> Index:
+    async def index(request: Request) -> Index:
         fields = GenerateBody.model_fields
         return Index(
             name="LTX-2 video generation",
             version=__version__,
             model=studio.settings.model_name,
-            endpoints={
-                "POST /generate": "prompt, images and sound in, a video with sound out, or the sound alone",
-                "POST /v1/video/ltx2/generate": "the same as a job, in the kiapi dialect",
-                "POST /v1/video/async_t2v": "the same as a task",
-                "POST /v1": "the same for Runware's clients, also as a websocket",
-                "POST /v1/videos": "the same for OpenAI's clients",
-                "POST /v2/{endpoint}/run": "the same for RunPod's clients",
-                "GET /health": "is the server up, and is the model loaded?",
-                "GET /docs": "every route and field, to try out",
-            },
+            endpoints=_endpoints(request.app.openapi()["paths"]),
             defaults={
                 name: field.get_default(call_default_factory=True)
                 for name, field in fields.items()
@@ -99,6 +91,17 @@ def router(studio: Studio) -> APIRouter:
         )
 
     return routes
+
+
+def _endpoints(paths: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Every route with its first sentence, as the OpenAPI document has them: those of all dialects."""
+    said = {
+        f"{method.upper()} {path}": operation.get("description") or operation["summary"]
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+    }
+    first = {route: text.partition(". ")[0].partition("\n")[0].removesuffix(".") for route, text in said.items()}
+    return first | {"GET /docs": "every route and field, to try out"}
 
 
 def render_error(error: LTX2Error, request: Request, status: int | None = None) -> Response:

@@ -191,7 +191,7 @@ def _asking(routes: APIRouter, studio: Studio) -> None:
     @routes.head("/outputs/{filename}", include_in_schema=False)
     @routes.get("/outputs/{filename}", response_class=Response, responses=clip, openapi_extra=RANGED)
     async def output(filename: str, request: Request, token: Token = None) -> Response:
-        """The MP4 of a task, all or a range. The token of a task's link stands for an API key."""
+        """The clip of a task, all or a range. The token of a task's link stands for an API key."""
         job_id = job_of_output(filename)
         owner = owner_of(request) if token is None else studio.keys.opened(filename, token)
         job = await studio.job(job_id, owner)
