@@ -40,7 +40,7 @@ WATCH = """
 import http.client, json, select, sys, time
 address = sys.argv[1].removeprefix("http://")
 times = []
-while not select.select([sys.stdin], [], [], 0.05)[0]:
+while not select.select([sys.stdin], [], [], 0.02)[0]:
     began = time.monotonic()
     connection = http.client.HTTPConnection(address, timeout=60)
     connection.request("GET", "/health")
@@ -229,7 +229,7 @@ async def until_over(there: Ground, jobs: Iterable[str], seconds: float) -> None
 
 @asynccontextmanager
 async def watched(url: str) -> AsyncIterator[list[float]]:
-    """Ask for the server's health twenty times a second; afterwards the list has how long each answer took.
+    """Ask for the server's health fifty times a second; afterwards the list has how long each answer took.
 
     From a process of its own: who floods is too busy to measure.
     """
