@@ -832,10 +832,16 @@ async def test_the_last_of_several_callers_who_leave_cancels_the_job(tmp_path: P
 async def test_a_caller_who_leaves_while_the_request_is_taken_in_leaves_no_job_that_runs(tmp_path: Path) -> None:
     async with running_studio(tmp_path) as (studio, engine):
         await running(studio, engine, "wait", owner="eve")
-        left = []
-        for number in range(40):
+        began = time.monotonic()
+        left = [await send(studio, request=SHOWN, sources={"image_start": picture()})]
+        took = time.monotonic() - began
+        # until some were caught in the short moment in which they are written down
+        for number in itertools.count():
+            if number >= 40 and len(await studio.jobs("")) > len(left):
+                break
+            assert number < 400
             sending = asyncio.create_task(send(studio, request=SHOWN, sources={"image_start": picture()}))
-            await asyncio.sleep(number * 0.0005)
+            await asyncio.sleep(number % 40 / 40 * took)
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 left.append(await sending)
@@ -1153,7 +1159,8 @@ async def test_what_a_server_that_ends_was_being_sent_is_kept_whole_or_not_at_al
     async with running_studio(tmp_path) as (studio, _):
         jobs = [await ended(studio, job) for job in await studio.jobs("ann")]
         assert {job.id for job in jobs if job.state == "succeeded"} >= accepted
-        assert {job.state for job in jobs if job.id not in accepted} == {"canceled"}
+        # on a slow machine there may be none of these
+        assert {job.state for job in jobs if job.id not in accepted} <= {"canceled"}
         inputs = [file.id for file in studio.files.list("ann") if "input" in file.meta]
         assert sorted(inputs) == sorted(file_id for job in jobs for file_id in job.inputs.values())
 
