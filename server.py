@@ -8,11 +8,13 @@ import os
 import sys
 from socket import socket as Socket  # noqa: N812
 from types import FrameType
+from typing import get_args
 
 import uvicorn
 
 from ltx2.dialects.app import create_app
 from ltx2.dialects.guard import MOST_MESSAGE_BYTES, GuardedSockets
+from ltx2.engine import Engine
 from ltx2.errors import LTX2Error
 from ltx2.settings import Settings, load_settings
 from ltx2.studio.process import ENGINES, ProcessEngine
@@ -62,8 +64,10 @@ def main() -> int:
         for noisy in ("python_multipart", "PIL"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         # first the port, then the model: a second server must not push the first one out of the GPU
-        listening = config.bind_socket()
-        studio = Studio(settings, ProcessEngine(settings, ENGINES[settings.engine]))
+        listening = [config.bind_socket()]
+        if settings.health_port not in (None, settings.port):
+            listening.append(uvicorn.Config("", host=settings.host, port=settings.health_port).bind_socket())
+        studio = Studio(settings, make_engine(settings))
     except LTX2Error as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
@@ -72,19 +76,39 @@ def main() -> int:
     sys.setswitchinterval(0.0005)
     # nor may the search for garbage among all that is there from the start, which takes some 50 ms each time
     gc.freeze()
-    Server(config, studio).run(sockets=[listening])
+    Server(config, studio).run(sockets=listening)
     return 0
+
+
+def make_engine(settings: Settings) -> Engine:
+    """What makes the clips.
+
+    Raises:
+        LTX2Error: a setting is missing or wrong, or a package.
+    """
+    match settings.engine:
+        case "runpod":
+            from ltx2.fleet.endpoint import EndpointEngine
+
+            return EndpointEngine(settings)
+        case "ray":
+            from ltx2.fleet.cluster import ClusterEngine
+
+            return ClusterEngine(settings)
+        case here:
+            return ProcessEngine(settings, ENGINES[here])
 
 
 def _options(settings: Settings) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    field = Settings.model_fields["engine"]
     parser.add_argument("--host", default=settings.host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings.port, help="port to listen on (default: %(default)s)")
     parser.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=get_args(field.annotation),
         default=settings.engine,
-        help="fake makes test cards in milliseconds, for those who write clients (default: %(default)s)",
+        help=f"{field.description} (default: %(default)s)",
     )
     return parser.parse_args()
 

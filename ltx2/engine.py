@@ -3,8 +3,9 @@
 An engine takes a checked request and the raw bytes of its media, and gives the path of a finished
 file. Frames and tensors never cross. Implementations: a model in this process
 (:class:`ltx2.model.local.LocalEngine`), one in a process of its own
-(:class:`ltx2.studio.process.ProcessEngine`), and a quick one that makes test cards
-(:class:`ltx2.fake.FakeEngine`).
+(:class:`ltx2.studio.process.ProcessEngine`), many on other machines
+(:class:`ltx2.fleet.endpoint.EndpointEngine`, :class:`ltx2.fleet.cluster.ClusterEngine`), and a quick one
+that makes test cards (:class:`ltx2.fake.FakeEngine`).
 """
 
 import threading
@@ -87,6 +88,12 @@ class EngineStatus:
     """Whether its clips are test cards."""
     ready: bool = True
     """False while the model is being loaded for the first time, and after that failed."""
+    fault: str | None = None
+    """Why no clip can be made: a sentence that callers may read. None also while the model is being loaded."""
+    recovers: bool = False
+    """Whether the fault may go by itself. Until then nothing new is accepted, and what was accepted waits."""
+    seats: int = 1
+    """How many generations it takes at the same time. Never changes."""
     idle_seconds: float = 0.0
     """Since the model was last used."""
     ttl_seconds: float | None = None
@@ -123,6 +130,12 @@ class CancelFlag:
         listener()
 
 
+def has_lost_gpu(error: Exception) -> bool:
+    """Whether an error never goes away in this process, since every call after it fails in the same way."""
+    words = str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in words and "out of memory" not in words
+
+
 OnProgress = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
 
@@ -155,7 +168,7 @@ class Clock:
 
 
 class Engine(Protocol):
-    """Makes clips, one at a time."""
+    """Makes clips: as many at a time as its status has seats, each asked for by another thread."""
 
     def load(self) -> None:
         """Make the model ready; cheap when it is. May go on in a thread of its own while a generation is asked for.
@@ -181,6 +194,8 @@ class Engine(Protocol):
 
         Raises:
             Canceled: the flag was set; no file is left.
+            WorkerCrashed: what made it was lost; another try may be luckier.
+            EngineDown: it was not even begun, and may be later; the status says so, too.
             LTX2Error: anything else a caller should see; no file is left.
         """
 

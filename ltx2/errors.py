@@ -15,12 +15,14 @@ LTX2Error
 ├── QueueFull               too many requests are waiting
 ├── Canceled                the caller withdrew the request
 ├── NotReady                the model could not be loaded
+│   └── EngineDown          the machines that make the clips cannot be reached now
 ├── OutOfMemory             the model ran out of memory for this request
 ├── StorageFull             there is no room for inputs or outputs
 ├── TimedOut                it took longer than it may
 ├── ContentRefused          the operator's content check does not let the clip be given out
 ├── WorkerCrashed           the process that holds the model ended in the middle of it
 └── Internal                a bug of ours
+    └── GpuLost             the GPU can no longer be used by the process that holds the model
 
 Codes are part of the public contract; HTTP statuses belong to the dialects.
 """
@@ -108,6 +110,10 @@ class NotReady(LTX2Error):
     code = "not_ready"
 
 
+class EngineDown(NotReady):
+    pass
+
+
 class OutOfMemory(LTX2Error):
     code = "out_of_memory"
 
@@ -130,6 +136,10 @@ class WorkerCrashed(LTX2Error):
 
 class Internal(LTX2Error):
     code = "internal"
+
+
+class GpuLost(Internal):
+    pass
 
 
 def error_of(code: str, message: str, *, field: str | None = None, hint: str | None = None) -> LTX2Error:

@@ -52,6 +52,8 @@ _MESSAGES = {
 }
 """Said instead of pydantic's own words, by its type of error."""
 
+MOST_KEYFRAMES = 32
+"""Images for any frame in one body, the start and end images not counted."""
 MOST_VALUES = 1000
 """In one body, nested ones included; the largest sensible one has about 150."""
 
@@ -95,7 +97,7 @@ class GenerateBody(Strict):
     image_end: Media | None = Field(None, description="last frame: URL, data URL, base64 or file id")
     image_strength: Strength = Field(1.0, description="how strictly the start and end frames show their images")
     image_end_strength: Strength | None = Field(None, description="the same for the end image alone")
-    keyframes: list[KeyframeBody] = Field([], max_length=32, description="images for other frames")
+    keyframes: list[KeyframeBody] = Field([], max_length=MOST_KEYFRAMES, description="images for other frames")
     include_audio: bool = Field(True, description="whether the video has sound")
     audio: Media | None = Field(None, description="sound to follow: URL, data URL, base64 or file id")
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
@@ -191,6 +193,42 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         output=Output(format=body.output_format, crf=body.crf, quality=body.quality),
     )
     return request, sources
+
+
+def body_of(request: GenerationRequest, media: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The JSON object that stands for a request, so that another worker or server makes the same clip.
+
+    Args:
+        request: whatever its media are called.
+        media: a source for each of them, as text: a data URL, say.
+
+    Returns:
+        The object, by which :func:`parse` makes the same request; and what the request calls each media field of it.
+    """
+    # with the defaults: another version may have others
+    body = request.model_dump(mode="json", exclude={"keyframes", "audio", "guidance", "output"}, exclude_none=True)
+    names: dict[str, str] = {}
+    keyframes: list[dict[str, Any]] = []
+    for keyframe in request.keyframes:
+        strength, image = keyframe.strength, media[keyframe.image]
+        if len(request.keyframes) <= MOST_KEYFRAMES or keyframe.frame not in ("first", "last"):
+            names[f"keyframes[{len(keyframes)}].image"] = keyframe.image
+            keyframes.append({"image": image, "frame": keyframe.frame, "strength": strength})
+        elif keyframe.frame == "first":
+            names["image_start"] = keyframe.image
+            body |= {"image_start": image, "image_strength": strength}
+        else:
+            names["image_end"] = keyframe.image
+            body |= {"image_end": image, "image_end_strength": strength}
+    if keyframes:
+        body["keyframes"] = keyframes
+    if request.audio is not None:
+        names["audio"] = request.audio.source
+        body |= {"audio": media[request.audio.source], "audio_strength": request.audio.strength}
+        body["audio_start"] = request.audio.start
+    guidance = request.guidance.model_dump(exclude_none=True)
+    output = request.output.model_dump(exclude_none=True)
+    return body | ({"guidance": guidance} if guidance else {}) | {"output_format": output.pop("format")} | output, names
 
 
 def _guidance(body: GenerateBody) -> Guidance:

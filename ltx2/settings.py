@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ltx2.errors import InvalidRequest
@@ -12,10 +21,12 @@ from ltx2.errors import InvalidRequest
 class Settings(BaseSettings):
     """Every ``LTX2_…`` environment variable, checked once and frozen.
 
-    The name of a variable is ``LTX2_`` and the field's name in capitals.
+    The name of a variable is ``LTX2_`` and the field's name in capitals, but for those that RunPod has named.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LTX2_", frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix="LTX2_", frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
+    )
 
     model: str = Field(
         "tiny",
@@ -49,8 +60,10 @@ class Settings(BaseSettings):
         512, description="host memory for encoded prompts, in MiB; one takes about 13, and 0 keeps none"
     )
     data_dir: Path = Field(Path("ltx2-data"), description="everything the program writes goes below this folder")
-    engine: Literal["local", "fake"] = Field(
-        "local", description="fake makes test cards in milliseconds, for those who write clients"
+    engine: Literal["local", "fake", "runpod", "ray"] = Field(
+        "local",
+        description="where clips are made: here, on a RunPod endpoint, or by a Ray cluster; "
+        "fake makes test cards in milliseconds, for those who write clients",
     )
     residency: str = Field(
         "resident",
@@ -58,7 +71,14 @@ class Settings(BaseSettings):
         description="how long the server keeps the model: for ever, for one clip, or for so many idle seconds",
     )
     host: str = Field("127.0.0.1", description="address the server listens on; 0.0.0.0 lets other machines in")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8000, description="port the server listens on")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8000,
+        validation_alias=AliasChoices("LTX2_PORT", "PORT"),
+        description="port the server listens on; where it is not set, PORT is asked",
+    )
+    health_port: Annotated[int, Field(gt=0, le=65_535)] | None = Field(
+        None, validation_alias="PORT_HEALTH", description="another port it listens on, for RunPod's load balancer"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     runpod_jobs_url: str | None = Field(
@@ -67,6 +87,56 @@ class Settings(BaseSettings):
 
     runpod_log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = Field(
         "INFO", validation_alias="RUNPOD_LOG_LEVEL", description="RunPod's client at DEBUG logs whole inputs"
+    )
+
+    runpod_endpoint: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="id of the endpoint that makes the clips, for runpod"
+    )
+    runpod_api_key: SecretStr | None = Field(
+        None, min_length=1, validation_alias="RUNPOD_API_KEY", description="of RunPod, for the endpoint"
+    )
+    runpod_base_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        validation_alias="RUNPOD_ENDPOINT_BASE_URL",
+        description="where endpoints are, if not at RunPod: another server of ours, say",
+    )
+    remote_jobs: Annotated[int, Field(gt=0, le=256)] = Field(
+        8, description="generations that are sent to the endpoint at the same time, waiting there included"
+    )
+    ray_address: str | None = Field(None, min_length=1, description="of the Ray cluster; without, one on this machine")
+    ray_min_actors: Annotated[int, Field(ge=0, le=256)] = Field(
+        1, description="actors, each with a model and a GPU, that are kept"
+    )
+    ray_max_actors: Annotated[int, Field(gt=0, le=256)] = Field(1, description="actors at most")
+
+    result_max_mb: PositiveFloat = Field(
+        9.5, description="size of a RunPod result with the clip inside, in megabytes; /run takes 10, /runsync 20"
+    )
+    volume_dir: Path = Field(
+        Path("/runpod-volume"), description="where larger results go that have no bucket, if it is there"
+    )
+    bucket_endpoint_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        validation_alias="BUCKET_ENDPOINT_URL",
+        description="the bucket that a worker's results go to, by S3's protocol",
+    )
+    bucket_access_key_id: SecretStr | None = Field(
+        None, min_length=1, validation_alias="BUCKET_ACCESS_KEY_ID", description="its key"
+    )
+    bucket_secret_access_key: SecretStr | None = Field(
+        None, min_length=1, validation_alias="BUCKET_SECRET_ACCESS_KEY", description="its secret"
+    )
+    bucket_name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]{1,255}$", description="its name, where the URL has none"
+    )
+    bucket_region: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$", description="its region")
+    bucket_prefix: str = Field(
+        "ltx2/", pattern=r"^([A-Za-z0-9._-]+/)*$", description="what the names of results in it begin with"
+    )
+    bucket_seconds: Annotated[int, Field(gt=0, le=604_800)] = Field(
+        86_400, description="how long a link to a result in it is good; S3 allows seven days"
     )
 
     shutdown_seconds: PositiveInt = Field(
@@ -168,6 +238,12 @@ class Settings(BaseSettings):
         return frozenset(self.url_allow.lower().split(",")) if self.url_allow else frozenset()
 
     @property
+    def ttl_seconds(self) -> float | None:
+        """How long a model stays that nobody uses; None for ever."""
+        kind, _, idle = self.residency.partition(":")
+        return None if kind == "resident" else float(idle or 0)
+
+    @property
     def work_dir(self) -> Path:
         """Where clips are written. They stay as long as they are being answered with."""
         return self.data_dir / "work"
@@ -190,4 +266,5 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         field = str(first["loc"][0])
         name = field if field.isupper() else "LTX2_" + field.upper()
+        name += " or PORT" if name == "LTX2_PORT" else ""
         raise InvalidRequest(f"the environment variable {name} is wrong: {first['msg']}", field=name) from None

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, NotReady, WorkerCrashed
+from ltx2.errors import Canceled, EngineDown, NotReady, WorkerCrashed
 from ltx2.media.video import write_video
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -32,8 +33,14 @@ class QuickEngine:
     steps, and every phase is told.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seats: int = 1) -> None:
         self.settings = settings
+        self.seats = seats
+        self.fault: str | None = None
+        """Set: it is down, and comes back once this is None again."""
+        self.unnoticed = False
+        """Its status does not say that it is down."""
+        self._counting = threading.Lock()
         self.running = 0
         self.most_running = 0
         self.begun: list[str] = []
@@ -47,7 +54,8 @@ class QuickEngine:
         pass
 
     def status(self) -> EngineStatus:
-        return EngineStatus(("quick",), 0.0, 1.0)
+        fault = None if self.unnoticed else self.fault
+        return EngineStatus(("quick",), 0.0, 1.0, fault=fault, recovers=True, seats=self.seats)
 
     def close(self) -> None:
         self._closed.set()
@@ -55,14 +63,17 @@ class QuickEngine:
     def generate(
         self, request: GenerationRequest, media: Mapping[str, bytes], on_progress: OnProgress, cancelled: CancelFlag
     ) -> Clip:
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        self.begun.append(request.prompt)
-        self.media.append(media)
+        with self._counting:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+            self.begun.append(request.prompt)
+            self.media.append(media)
         try:
+            if self.fault is not None:
+                raise EngineDown(self.fault)
             self._denoise(request.prompt, on_progress, cancelled)
             self.settings.work_dir.mkdir(parents=True, exist_ok=True)
-            path = self.settings.work_dir / f"{len(self.made)}-{request.seed}.mp4"
+            path = self.settings.work_dir / f"{uuid.uuid4().hex}.mp4"
             grey = np.full((request.num_frames, request.height, request.width, 3), 128, np.uint8)
             size = {"width": request.width, "height": request.height, "num_frames": request.num_frames}
             write_video(path, [grey], fps=request.exact_fps, audio=None, crf=30, preset="ultrafast", **size)
@@ -72,7 +83,8 @@ class QuickEngine:
             facts = {"audio_sample_rate": None, "seed": request.seed or 0, "steps": 1, "stages": 1, "model": "quick"}
             return Clip(path=path, fps=request.exact_fps, warnings=(), seconds={"muxing": 0.1}, **size, **facts)
         finally:
-            self.running -= 1
+            with self._counting:
+                self.running -= 1
 
     def _denoise(self, prompt: str, on_progress: OnProgress, cancelled: CancelFlag) -> None:
         command = prompt.removeprefix("steps ")
@@ -109,10 +121,10 @@ class QuickEngine:
 
 
 @asynccontextmanager
-async def running_studio(folder: Path, **settings: Any) -> AsyncIterator[tuple[Studio, QuickEngine]]:
+async def running_studio(folder: Path, *, seats: int = 1, **settings: Any) -> AsyncIterator[tuple[Studio, QuickEngine]]:
     """A studio that takes requests. What waits in its engine is let go at the end."""
     limits = Settings(data_dir=folder, **settings)
-    engine = QuickEngine(limits)
+    engine = QuickEngine(limits, seats)
     studio = Studio(limits, engine)
     await studio.start()
     try:

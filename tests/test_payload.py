@@ -1,11 +1,15 @@
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ltx2.errors import InvalidRequest
-from ltx2.payload import GenerateBody, GenerateResponse, file_field, parse
-from ltx2.request import GenerationRequest
+from ltx2.payload import MOST_KEYFRAMES, GenerateBody, GenerateResponse, body_of, file_field, parse
+from ltx2.request import GenerationRequest, Guidance
 from ltx2.settings import Settings
 
 
@@ -30,6 +34,56 @@ def test_media_are_named_by_the_callers_fields_and_travel_beside_the_request() -
     ]
     assert request.audio is not None
     assert (request.audio.source, request.audio.strength, request.audio.start) == ("audio", 0.75, 1.5)
+
+
+GUIDES = st.none() | st.floats(0, 1)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+BODIES = st.fixed_dictionaries(
+    {"prompt": TEXTS.filter(str.strip)},
+    optional={
+        "negative_prompt": TEXTS,
+        "width": st.integers(32, 960).map(lambda half: 2 * half),
+        "num_frames": st.integers(40, 1441),
+        "fps": st.floats(1, 60),
+        "seed": st.integers(0, 2**63 - 1),
+        "num_inference_steps": st.integers(1, 100),
+        "guidance": st.fixed_dictionaries({}, optional=dict.fromkeys(Guidance.model_fields, GUIDES)),
+        "image_start": TEXTS,
+        "image_end": TEXTS,
+        "image_strength": st.floats(0, 1),
+        "image_end_strength": st.floats(0, 1),
+        "keyframes": st.lists(
+            st.fixed_dictionaries({"image": TEXTS, "frame": st.integers(1, 38), "strength": st.floats(0, 1)}),
+            max_size=32,
+        ),
+        "include_audio": st.booleans(),
+        "audio": TEXTS,
+        "audio_strength": st.floats(0, 1),
+        "audio_start": st.floats(0, 100),
+        "pipeline": st.sampled_from(["auto", "one_stage", "two_stage"]),
+        "content_check": st.sampled_from(["none", "fast", "full"]),
+        "output_format": st.sampled_from(["mp4", "gif", "wav"]),
+        "crf": st.integers(0, 51),
+        "quality": st.integers(1, 100),
+    },
+)
+
+
+@given(BODIES)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_body_of_a_request_makes_the_same_request_and_names_its_media(body: dict[str, Any]) -> None:
+    request, sources = parse(body)
+    again, names = body_of(request, {name: str(source) for name, source in sources.items()})
+    made, made_sources = parse(json.loads(json.dumps(again)))
+    assert {names[name]: source for name, source in made_sources.items()} == sources
+
+    def renamed(asked: GenerationRequest, name: Callable[[str], str]) -> dict[str, Any]:
+        frames = [frame.model_copy(update={"image": name(frame.image)}) for frame in asked.keyframes]
+        track = asked.audio and asked.audio.model_copy(update={"source": name(asked.audio.source)})
+        kept = sorted(frames, key=lambda frame: str(frame.frame)) if len(frames) > MOST_KEYFRAMES else frames
+        return asked.model_dump(exclude={"keyframes", "audio"}) | {"keyframes": kept, "audio": track}
+
+    assert renamed(made, names.__getitem__) == renamed(request, str)
 
 
 def test_image_end_strength_speaks_for_the_end_image_alone() -> None:

@@ -1,6 +1,7 @@
 """The server as a process of its own, with the tiny model, asked over HTTP."""
 
 import base64
+import contextlib
 import json
 import re
 import signal
@@ -23,7 +24,7 @@ from PIL import Image
 
 from ltx2.media.audio import decode_audio
 from ltx2.media.probe import probe_video
-from processes import ROOT, Server, environment, running_server, wait_until_warm
+from processes import ROOT, Server, environment, free_port, running_server, wait_until_warm
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1}
 
@@ -479,7 +480,37 @@ def test_a_model_that_is_not_there_is_said_and_the_server_stays(tmp_path: Path) 
         assert error["code"] == "not_ready"
         assert "no-such-model" in error["message"]
         assert "LTX2_MODEL" in error["hint"]
-        assert httpx.get(server.url + "/health").json()["warm"] is False
+        health = httpx.get(server.url + "/health").json()
+        assert (health["warm"], health["ready"]) == (False, False)
+        assert "no-such-model" in health["fault"]
+        assert httpx.get(server.url + "/ping").status_code == 503
+
+
+def test_runpods_load_balancer_finds_the_ports_that_it_names(tmp_path: Path) -> None:
+    port, health_port = free_port(), free_port()
+    ports = {"PORT": str(port), "PORT_HEALTH": str(health_port), "LTX2_MODEL": "load=2"}
+    url, ping = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{health_port}/ping"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "server.py"), "--engine", "fake"],
+            env=environment(tmp_path, **ports),
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        pinged = []
+        while not pinged or pinged[-1] != 200:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            with contextlib.suppress(httpx.TransportError):
+                pinged.append(httpx.get(ping, timeout=5).status_code)
+            time.sleep(0.1)
+        assert set(pinged) == {204, 200}  # first the model is loaded
+        assert httpx.get(url + "/ping", timeout=5).status_code == 200
+        assert httpx.post(url + "/generate", json=SMALL, timeout=60).status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
 
 
 def test_a_client_stuck_in_its_body_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:

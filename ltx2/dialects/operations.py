@@ -43,6 +43,7 @@ class Health(BaseModel):
     ready: bool = Field(description="whether a job could start")
     queue_len: int = Field(description="jobs that wait")
     running: int = Field(description="jobs in hand")
+    fault: str | None = Field(description="why no clip can be made; null while one can, or the model is being loaded")
     fake: bool = Field(description="whether clips are test cards, see server.py --engine fake")
     restarts: int = Field(description="how often the process that holds the model was lost")
     memory: Memory
@@ -78,12 +79,15 @@ def router(studio: Studio) -> APIRouter:
     @routes.head("/ping", include_in_schema=False)
     @routes.get(
         "/ping",
-        summary="The same for RunPod's load balancer: 204 while a job could not start",
+        summary="The same for RunPod's load balancer: 204 while the model is being loaded",
         response_model=Word,
-        responses={204: {"description": "no job could start now"}},
+        responses={204: {"description": "not yet"}, 503: {"model": Word, "description": "not without a restart"}},
     )
     async def ping() -> Response:
-        return json_response({"status": "healthy"}) if studio.is_ready else Response(status_code=204)
+        if studio.is_ready:
+            return json_response({"status": "healthy"})
+        is_hopeless = studio.draining.is_set() or studio.status.fault is not None
+        return json_response({"status": "unhealthy"}, 503) if is_hopeless else Response(status_code=204)
 
     @routes.get(
         "/metrics",
@@ -114,7 +118,8 @@ def _health(studio: Studio, status: EngineStatus) -> Health:
         warm=bool(status.loaded),
         ready=studio.is_ready,
         queue_len=studio.queue_len,
-        running=int(studio.running),
+        running=studio.running,
+        fault=status.fault,
         fake=status.fake,
         restarts=status.restarts,
         memory=Memory(loaded=loaded, resident_gb=status.resident_gb, budget_gb=status.budget_gb),

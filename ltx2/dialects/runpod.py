@@ -223,7 +223,8 @@ def _counting(routes: APIRouter, studio: Studio, retried: Counter[str]) -> None:
         """How many jobs this caller has, and whether one could start."""
         owner = owner_of(request)
         jobs = await studio.count(owner)
-        is_ready, is_running = studio.is_ready, studio.running
+        status, running = studio.status, studio.running
+        seats = status.seats if studio.is_ready else 0
         return EndpointHealth(
             jobs=JobCounts(
                 completed=jobs.get("succeeded", 0),
@@ -233,10 +234,11 @@ def _counting(routes: APIRouter, studio: Studio, retried: Counter[str]) -> None:
                 retried=retried[owner],
             ),
             workers=WorkerCounts(
-                idle=int(is_ready and not is_running),
-                initializing=int(not studio.status.ready),
-                ready=int(is_ready),
-                running=int(is_running),
+                idle=max(0, seats - running),
+                initializing=0 if status.ready or status.fault else status.seats,
+                ready=seats,
+                running=running,
+                unhealthy=status.seats if status.fault else 0,
             ),
         )
 

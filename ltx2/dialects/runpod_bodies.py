@@ -132,14 +132,14 @@ class JobCounts(BaseModel):
 
 
 class WorkerCounts(BaseModel):
-    """The one worker there is: this server's."""
+    """The generations this server makes at the same time, each taken for a worker."""
 
     idle: int
-    initializing: int = Field(description="1 while no job could start")
+    initializing: int = Field(description="while the model is being loaded")
     ready: int
     running: int
     throttled: int = 0
-    unhealthy: int = 0
+    unhealthy: int = Field(0, description="while no clip can be made")
 
 
 class EndpointHealth(BaseModel):

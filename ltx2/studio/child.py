@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from ltx2.checker import checked
-from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress
+from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress, has_lost_gpu
 from ltx2.errors import Internal, LTX2Error, NotReady, error_of
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -298,7 +298,7 @@ class _Worker:
             answer = Failure.of(error)
         except Exception as error:
             log.exception("a generation failed")
-            is_last = _has_lost_the_gpu(error)
+            is_last = has_lost_gpu(error)
             answer = Failure.of(Internal("the generation failed; the server's log says why"), is_last=is_last)
         self._tell(engine.status())
         self._tell(answer)
@@ -326,9 +326,3 @@ class _Worker:
         finally:
             # at once: nobody waits for what is being made, and the memory is wanted
             os._exit(0)
-
-
-def _has_lost_the_gpu(error: Exception) -> bool:
-    """Whether an error never goes away in this process, since every call after it fails in the same way."""
-    words = str(error)
-    return isinstance(error, RuntimeError) and "CUDA error" in words and "out of memory" not in words

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, Internal, LTX2Error, QueueFull
+from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, OnProgress, Progress, has_lost_gpu
+from ltx2.errors import Canceled, GpuLost, Internal, LTX2Error, QueueFull
 from ltx2.payload import Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -137,9 +137,10 @@ class Direct:
         except LTX2Error as error:
             log.info("%s ended: %s", _outline(request), error.code)
             raise
-        except Exception:
+        except Exception as error:
             log.exception("a generation failed")
-            raise Internal("the generation failed; the server's log says why") from None
+            failed = GpuLost if has_lost_gpu(error) else Internal
+            raise failed("the generation failed; the server's log says why") from None
         else:
             log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, clip.total_seconds)
             return clip

@@ -1,6 +1,7 @@
 """Which job runs next, and what happens to those that wait or run for too long."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -14,9 +15,12 @@ from ltx2.studio.worker import JobWorker
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often an engine that is down is asked whether it still is."""
+
 
 class Dispatcher:
-    """Runs one job after the other. Belongs to the event loop.
+    """Runs as many jobs at the same time as the engine has seats. Belongs to the event loop.
 
     Args:
         worker: runs them.
@@ -31,6 +35,9 @@ class Dispatcher:
         self.turns = Turns()
         self._wake = asyncio.Event()
         self._is_closing = False
+        self.running = 0
+        """Jobs in hand."""
+        self._runs: set[asyncio.Task[None]] = set()
         self._spawned: set[asyncio.Task[Any]] = set()
 
     def accept(self, job: Job) -> Job:
@@ -54,26 +61,43 @@ class Dispatcher:
         self._on_end(job)
         log.info("%s", outline(job))
 
+    @property
+    def free_seats(self) -> int:
+        """How many more jobs could run now."""
+        return self._worker.seats - self.running
+
     async def run(self) -> None:
-        """Run jobs until :meth:`close`."""
+        """Run jobs until :meth:`close`, and wait for those in hand."""
         while not self._is_closing:
-            job_id = self.turns.next()
+            self._wake.clear()
+            is_down = self._worker.is_down
+            job_id = None if is_down or self.free_seats <= 0 else self.turns.next()
             if job_id is None:
-                self._wake.clear()
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SECONDS_BETWEEN_LOOKS if is_down else None):
+                        await self._wake.wait()
                 continue
-            live = self.live[job_id]
-            try:
-                job = await self._worker.run(live)
-            except Exception:
-                # the others must not wait for what cannot even be begun, or written down
-                log.exception("job %s could not be run", job_id)
-                job = await self._worker.give_up(live)
-            if job.is_over:
-                self.over(live, job)
-            else:
-                live.publish(job)
-                self.turns.add_first(job_id, job.order.owner)
+            self.running += 1
+            task = asyncio.create_task(self._run(self.live[job_id]))
+            self._runs.add(task)
+            task.add_done_callback(self._runs.discard)
+        await asyncio.gather(*self._runs)
+
+    async def _run(self, live: Live) -> None:
+        try:
+            job = await self._worker.run(live)
+        except Exception:
+            # the others must not wait for what cannot even be begun, or written down
+            log.exception("job %s could not be run", live.job.id)
+            job = await self._worker.give_up(live)
+        finally:
+            self.running -= 1
+            self._wake.set()
+        if job.is_over:
+            self.over(live, job)
+        else:
+            live.publish(job)
+            self.turns.add_first(job.id, job.order.owner)
 
     def close(self) -> None:
         """Begin no other job."""

@@ -53,11 +53,12 @@ class ProcessEngine:
         self._note = folder / "pid"
         self._build = build
         self._seconds_to_heed = seconds_to_heed
-        self._ttl_seconds = _ttl_seconds(settings.residency)
+        self._ttl_seconds = settings.ttl_seconds
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._known = EngineStatus((), 0.0, round(memory / GB, 1), fake=build == ENGINES["fake"])
         # a model that is not kept is loaded when it is wanted, so that its absence keeps no request from starting
         self._is_ready = self._ttl_seconds is not None
+        self._fault: str | None = None
         self._restarts = 0
         self._used_at = time.monotonic()
         self._users = 0
@@ -84,6 +85,7 @@ class ProcessEngine:
             budget_gb=self._known.budget_gb,
             fake=self._known.fake,
             ready=self._is_ready,
+            fault=self._fault,
             idle_seconds=0.0 if self._users else time.monotonic() - self._used_at,
             ttl_seconds=self._ttl_seconds,
             restarts=self._restarts,
@@ -188,16 +190,17 @@ class ProcessEngine:
         """Keep account of a process. Called by its own thread."""
         if isinstance(event, EngineStatus):
             child.status = self._known = event
-            self._is_ready = True
+            self._is_ready, self._fault = True, None
         elif isinstance(event, Failure) and event.is_last:
             child.is_over = True
             if child.status is None:
                 child.is_wanted = self._is_ready = False
+                self._fault = event.message
         elif isinstance(event, Ended) and child.is_wanted:
             log.warning("%s", event)
             self._restarts += 1
             if child.status is None:
-                self._is_ready = False
+                self._is_ready, self._fault = False, str(event)
 
     def _generate(self, order: Generate, on_progress: OnProgress, cancelled: CancelFlag) -> Clip:
         if cancelled():
@@ -338,12 +341,6 @@ def end_left(note: Path) -> None:
             time.sleep(0.02)
     except (OSError, ValueError):
         return  # there is no note, or no such process
-
-
-def _ttl_seconds(residency: str) -> float | None:
-    """How long a model stays; None for ever."""
-    kind, _, idle = residency.partition(":")
-    return None if kind == "resident" else float(idle or 0)
 
 
 def _closed() -> NotReady:

@@ -37,13 +37,13 @@ SWEEP_SECONDS = 60
 
 
 class Studio:
-    """Takes requests, writes them down, runs them one at a time and remembers what became of them.
+    """Takes requests, writes them down, has them run and remembers what became of them.
 
     All methods belong to one event loop.
 
     Args:
         settings: limits and places.
-        engine: makes the clips, asked for by one thread; loads on another.
+        engine: makes the clips.
 
     Raises:
         NotReady: the data folder cannot be used, or another server uses it.
@@ -55,7 +55,7 @@ class Studio:
         self.keys = Keys(settings)
         self._database = Database(settings)
         self.files = Files(self._database, open_storage(settings), settings)
-        self.metrics = Metrics(engine.status, lambda: self.queue_len, lambda: self._worker.is_busy)
+        self.metrics = Metrics(engine.status, lambda: self.queue_len, lambda: self.running)
         self._engine = engine
         self._store = Store(self._database)
         self._outbox = Outbox(settings, self._database, self.files)
@@ -142,7 +142,7 @@ class Studio:
     @property
     def is_ready(self) -> bool:
         """Whether a job could start."""
-        return not self.draining.is_set() and self.status.ready
+        return not self.draining.is_set() and self.status.ready and self.status.fault is None
 
     @property
     def queue_len(self) -> int:
@@ -150,13 +150,13 @@ class Studio:
         return len(self._turns) + len(self._reception)
 
     @property
-    def running(self) -> bool:
-        """Whether a generation is in hand."""
-        return self._worker.is_busy
+    def running(self) -> int:
+        """Generations in hand."""
+        return self._dispatcher.running
 
     def _room(self) -> int:
         # whose turn it is at once does not wait
-        return self.settings.queue_limit + (not self._worker.is_busy)
+        return self.settings.queue_limit + self._dispatcher.free_seats
 
     async def on_disk(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do something with files or the database in a thread."""
@@ -184,6 +184,7 @@ class Studio:
         mark, earlier = await self._reception.earlier(request, sources, order)
         if earlier is not None:
             return await self.job(earlier.id, order.owner)
+        self._worker.check()
         media = await self._reception.admit(request, sources, order)
         keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
         try:
@@ -342,8 +343,7 @@ class Studio:
         while True:
             try:
                 await self.on_disk(self.files.sweep, time.time())
-                # of those that are kept for ever, only the forgotten go
-                hours = self.settings.jobs_hours
+                hours = self.settings.jobs_hours  # of those kept for ever, only the forgotten go
                 await self.on_disk(self._store.sweep, time.time() - 3600 * hours if hours else 0.0)
             except (LTX2Error, SQLAlchemyError, OSError):
                 log.exception("the sweep failed; it is tried again")

@@ -1,4 +1,4 @@
-"""Runs one job at a time on the engine, and writes down what became of it."""
+"""Runs jobs on the engine, and writes down what became of them."""
 
 import asyncio
 import logging
@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ltx2.engine import Clip, Engine, Progress
 from ltx2.errors import (
     Canceled,
+    EngineDown,
     Internal,
     InvalidRequest,
     LTX2Error,
@@ -37,13 +38,15 @@ T = TypeVar("T")
 SECONDS_BETWEEN_NOTES = 1.0
 """Progress is written down no more often: it is for those who come after a restart."""
 LONGEST_PAUSE = 30.0
+DOWN_SECONDS = 1.0
+"""How long nothing is begun after the engine could not be reached, whatever it says of itself."""
 
 
 class JobWorker:
     """Belongs to the event loop.
 
     Args:
-        engine: asked for clips by one thread of this worker's own, and loaded by another.
+        engine: asked for clips by as many threads of this worker's own as it has seats, and loaded by another.
         store: where jobs are written down.
         files: where inputs come from and clips go.
         disk: threads for both.
@@ -54,10 +57,11 @@ class JobWorker:
         self._store = store
         self._files = files
         self._disk = disk
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._noted = 0.0
+        self.seats = engine.status().seats
+        """How many jobs may run at the same time."""
+        self._threads = ThreadPoolExecutor(max_workers=self.seats, thread_name_prefix="engine")
         self._notes: set[asyncio.Future[None]] = set()
-        self.is_busy = False
+        self._down_until = 0.0
         self.is_closing = False
         """What fails from now on has not failed: it is taken up by the next server."""
 
@@ -77,8 +81,23 @@ class JobWorker:
             log.exception("the model cannot be used")
 
     def close(self) -> None:
-        """End the thread. The engine must have been closed."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """End the threads. The engine must have been closed."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no job should be begun, since it would only come back."""
+        return time.monotonic() < self._down_until or self._fault is not None
+
+    def check(self) -> None:
+        """Raises EngineDown: nothing new should be accepted now."""
+        if self._fault is not None:
+            raise EngineDown(self._fault, hint="what was accepted waits for it; send this request again later")
+
+    @property
+    def _fault(self) -> str | None:
+        status = self._engine.status()
+        return status.fault if status.recovers else None
 
     async def run(self, live: Live) -> Job:
         """Run a queued job.
@@ -86,17 +105,13 @@ class JobWorker:
         Returns:
             The job when it is over; or queued again, to be tried once more. Both have been written down.
         """
-        self.is_busy = True
-        try:
-            fake = self._engine.status().fake
-            began = await self._written(partial(self._store.begin, fake=fake), live.job.id, time.time())
-            if began is None:  # it was cancelled a moment ago
-                return replace(live.job, state="canceled", finished_at=time.time())
-            live.publish(began)
-            with _limited(live, began.order.run_seconds):
-                return await self._generate(live, began)
-        finally:
-            self.is_busy = False
+        fake = self._engine.status().fake
+        began = await self._written(partial(self._store.begin, fake=fake), live.job.id, time.time())
+        if began is None:  # it was cancelled a moment ago
+            return replace(live.job, state="canceled", finished_at=time.time())
+        live.publish(began)
+        with _limited(live, began.order.run_seconds):
+            return await self._generate(live, began)
 
     async def give_up(self, live: Live, error: LTX2Error | None = None) -> Job:
         """Let a job have failed that could not be run at all. If even that cannot be written, the next server may."""
@@ -120,7 +135,7 @@ class JobWorker:
         try:
             media = await loop.run_in_executor(self._disk, self._inputs, job)
             clip = await loop.run_in_executor(
-                self._thread, self._engine.generate, job.request, media, on_progress, live.flag
+                self._threads, self._engine.generate, job.request, media, on_progress, live.flag
             )
             file = await self._kept(job, clip)
         except Canceled:
@@ -129,6 +144,9 @@ class JobWorker:
             return await self._cancelled(live)
         except WorkerCrashed as error:
             return await self._crashed(live, job, error)
+        except EngineDown as error:
+            self._down_until = time.monotonic() + DOWN_SECONDS
+            return await self._again(live, job, error, try_counts=False)
         except LTX2Error as error:
             return await self._failed(live, job, error)
         except Exception:
@@ -148,8 +166,8 @@ class JobWorker:
     def _progressed(self, live: Live, progress: Progress) -> None:
         live.progress(progress)
         now = time.monotonic()
-        if now - self._noted >= SECONDS_BETWEEN_NOTES:
-            self._noted = now
+        if now - live.noted_at >= SECONDS_BETWEEN_NOTES:
+            live.noted_at = now
             note = asyncio.ensure_future(self._note(live.job.id, progress))
             self._notes.add(note)
             note.add_done_callback(self._notes.discard)
