@@ -28,7 +28,8 @@ LONGEST = 30.0
 class QuickEngine:
     """Writes a grey clip of the asked size; takes its time as the prompt says, and fails as it says.
 
-    Prompts: "wait" until ``step`` is set (and hear no cancel while ``deaf`` is), "bug", "not ready", "crash",
+    Prompts: "wait" until ``step`` is set (and hear no cancel while ``deaf`` is), "elsewhere" (the same, before its turn
+    has come on another machine), "bug", "not ready", "crash",
     "crash once", "vanish" (a clip whose file is gone). With "steps " before it, the same in the middle of eight
     steps, and every phase is told.
     """
@@ -89,7 +90,7 @@ class QuickEngine:
     def _denoise(self, prompt: str, on_progress: OnProgress, cancelled: CancelFlag) -> None:
         command = prompt.removeprefix("steps ")
         if prompt == command != "steps":
-            on_progress(Progress("denoising", 0, 1))
+            on_progress(Progress("queued") if command == "elsewhere" else Progress("denoising", 0, 1))
             self._obey(prompt, command, cancelled)
             return
         on_progress(Progress("loading"))
@@ -111,7 +112,7 @@ class QuickEngine:
             raise NotReady("there is no model")
         if command == "crash" or (command == "crash once" and self.begun.count(prompt) == 1):
             raise WorkerCrashed("the process that holds the model ended")
-        while command == "wait" and not self.step.wait(0.002):
+        while command in ("wait", "elsewhere") and not self.step.wait(0.002):
             if cancelled() and not self.deaf.is_set():
                 raise Canceled("cancelled")
             if self._closed.is_set():

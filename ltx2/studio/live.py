@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ltx2.engine import CancelFlag, Progress
-from ltx2.errors import LTX2Error
+from ltx2.errors import LTX2Error, TimedOut
 from ltx2.studio.job import Job
 
 
@@ -27,6 +29,8 @@ class Live:
         self.noted_at = 0.0
         """When its progress was last written down, by the monotonic clock."""
         self._mark: tuple[float, float] | None = None
+        self._run_seconds: float | None = None
+        self._limit: asyncio.TimerHandle | None = None
 
     def publish(self, job: Job) -> None:
         """Tell everybody. Who is slow misses what is overtaken."""
@@ -47,10 +51,30 @@ class Live:
         self.late = self.late or error
         self.flag.set()
 
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Stop a generation that takes longer within this. What it waits for its turn elsewhere does not count."""
+        self._run_seconds = seconds
+        self._count(True)
+        try:
+            yield
+        finally:
+            self._count(False)
+            self._run_seconds = None
+
+    def _count(self, is_counting: bool) -> None:
+        if not is_counting and self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        elif is_counting and self._limit is None and (seconds := self._run_seconds) is not None:
+            late = TimedOut(f"the generation took longer than the {seconds:g} seconds that were asked for")
+            self._limit = asyncio.get_running_loop().call_later(seconds, self.time_out, late)
+
     def progress(self, progress: Progress) -> None:
         """Tell everybody how far the generation is."""
         if self.job.state != "running":
             return
+        self._count(progress.phase != "queued")
         self.publish(replace(self.job, progress=progress))
         if progress.phase in ("loading", "encoding"):
             self._mark = None

@@ -4,9 +4,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +22,6 @@ from ltx2.errors import (
     NotFound,
     NotReady,
     StorageFull,
-    TimedOut,
     WorkerCrashed,
 )
 from ltx2.studio.files import FileRecord, Files
@@ -110,7 +108,7 @@ class JobWorker:
         if began is None:  # it was cancelled a moment ago
             return replace(live.job, state="canceled", finished_at=time.time())
         live.publish(began)
-        with _limited(live, began.order.run_seconds):
+        with live.limited(began.order.run_seconds):
             return await self._generate(live, began)
 
     async def give_up(self, live: Live, error: LTX2Error | None = None) -> Job:
@@ -265,17 +263,3 @@ class JobWorker:
                 log.error("the database refuses to write (%s); trying again", type(error).__name__)  # noqa: TRY400
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-
-
-@contextmanager
-def _limited(live: Live, seconds: float | None) -> Iterator[None]:
-    """Let the job fail that runs within this for longer than its order says."""
-    if seconds is None:
-        yield
-        return
-    late = TimedOut(f"the generation took longer than the {seconds:g} seconds that were asked for")
-    timer = asyncio.get_running_loop().call_later(seconds, live.time_out, late)
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -143,3 +143,14 @@ async def test_callers_are_told_503_and_the_load_balancer_too(tmp_path: Path) ->
             engine.fault = None
             assert (await client.get("/ping")).status_code == 200
             assert (await client.get("/health")).json()["fault"] is None
+
+
+@in_loop
+async def test_the_time_it_waits_on_another_machine_is_not_the_generations(tmp_path: Path) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        job = await send(studio, "elsewhere", run_seconds=0.2)
+        await until(lambda: engine.running == 1)
+        await asyncio.sleep(0.6)
+        assert (await studio.job(job.id, "")).state == "running"
+        engine.step.set()
+        assert (await studio.result(job)).state == "succeeded"
