@@ -1,7 +1,7 @@
 """The settings of one process: the only reader of the environment."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -242,6 +242,11 @@ class Settings(BaseSettings):
         """How long a model stays that nobody uses; None for ever."""
         kind, _, idle = self.residency.partition(":")
         return None if kind == "resident" else float(idle or 0)
+
+    def without_secrets(self) -> Self:
+        """The same for what makes clips: keys and passwords are no business of the model's."""
+        secrets = [name for name in type(self).model_fields if isinstance(getattr(self, name), SecretStr)]
+        return self.model_copy(update=dict.fromkeys(secrets))
 
     @property
     def work_dir(self) -> Path:

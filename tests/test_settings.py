@@ -54,3 +54,11 @@ def test_settings_are_frozen() -> None:
 )
 def test_callers_are_told_the_model_without_its_folders(model: str, name: str) -> None:
     assert Settings(model=model).model_name == name
+
+
+def test_what_makes_clips_is_told_no_secret() -> None:
+    secrets = dict.fromkeys(("api_keys", "runpod_api_key", "bucket_secret_access_key", "webhook_secret"), "s")
+    settings = Settings(model="tiny-dev", **secrets)  # type: ignore[arg-type]
+    told = settings.without_secrets()
+    assert {name for name in Settings.model_fields if getattr(told, name) != getattr(settings, name)} == set(secrets)
+    assert {getattr(told, name) for name in secrets} == {None}

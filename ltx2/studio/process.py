@@ -48,8 +48,7 @@ class ProcessEngine:
 
     def __init__(self, settings: Settings, build: str, *, seconds_to_heed: float = SECONDS_TO_HEED) -> None:
         folder = settings.data_dir.absolute() / "engine"
-        secrets = {"api_keys": None, "webhook_secret": None, "database_url": None}  # no business of the model's
-        self._settings = settings.model_copy(update={"data_dir": folder, **secrets})
+        self._settings = settings.without_secrets().model_copy(update={"data_dir": folder})
         self._note = folder / "pid"
         self._build = build
         self._seconds_to_heed = seconds_to_heed
