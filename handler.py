@@ -4,107 +4,133 @@ import asyncio
 import logging
 import sys
 import threading
-import time
-from typing import Any
-
-import pybase64
-import runpod
+from collections.abc import Callable
+from typing import Any, Final
 
 from ltx2.checker import checked
-from ltx2.engine import OnProgress, Progress
-from ltx2.errors import Internal, InvalidRequest, LTX2Error
+from ltx2.engine import Engine, OnProgress
+from ltx2.errors import GpuLost, Internal, InvalidRequest, LTX2Error, OutOfMemory
+from ltx2.fake import FakeEngine
 from ltx2.model.local import LocalEngine
-from ltx2.payload import file_field, parse, view
-from ltx2.settings import load_settings
+from ltx2.payload import parse
+from ltx2.serverless.answers import FAILED, sendable, view_error
+from ltx2.serverless.delivery import Delivery
+from ltx2.serverless.ending import Ending
+from ltx2.serverless.fitness import checks
+from ltx2.serverless.updates import Updates
+from ltx2.settings import Settings, load_settings
 from ltx2.studio.direct import Direct
 from ltx2.terminal import TerminalProgress
 
 log = logging.getLogger("ltx2.handler")
 
-SECONDS_BETWEEN_UPDATES = 1.5
-SECONDS_TO_FLUSH = 5.0
-LAST_PHASES = ("decoding", "muxing")
-"""No update is sent this near to the result: RunPod's client gives no order, and it might arrive after it."""
-
-
-class JobProgress:
-    """Progress as RunPod's status shows it: at most one update every ``SECONDS_BETWEEN_UPDATES``."""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        self._job = job
-        self._last = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.phase not in LAST_PHASES and now - self._last >= SECONDS_BETWEEN_UPDATES:
-            self._last = now
-            runpod.serverless.progress_update(
-                self._job, {"phase": progress.phase, "step": progress.step, "steps": progress.steps}
-            )
-
-    @staticmethod
-    def finish() -> None:
-        """Wait until RunPod's client has sent what it was given, but not for long.
-
-        Each update is a thread of the client's own, known by its name. To be removed once runpod can be
-        asked to wait, or sends updates in order.
-        """
-        deadline = time.monotonic() + SECONDS_TO_FLUSH
-        for thread in threading.enumerate():
-            if thread.name.endswith("(_thread_target)"):
-                thread.join(timeout=max(0.0, deadline - time.monotonic()))
-
-
-def view_error(error: LTX2Error) -> dict[str, Any]:
-    """A job's result when it failed: one string as ``error``, as RunPod has it, and our code and field."""
-    answer = {"error": str(error), "error_code": error.code}
-    return answer | ({"field": error.field} if error.field else {})
+MOST_STARVED: Final = 2
+"""With so many jobs in a row that ran out of memory, the worker asks to be replaced."""
 
 
 class Worker:
-    """Answers jobs with the fields of ``POST /generate``."""
+    """Answers jobs with the fields of ``POST /generate``.
 
-    def __init__(self, studio: Direct) -> None:
+    Args:
+        studio: runs them.
+        delivery: hands over what was made; without, as the settings say.
+    """
+
+    def __init__(self, studio: Direct, delivery: Delivery | None = None) -> None:
         self.studio = studio
+        self._delivery = delivery or Delivery(studio.settings)
+        self._starved = 0
 
     async def handler(self, job: dict[str, Any]) -> dict[str, Any]:
-        """A job's result: the response of ``POST /generate``, or ``error``, ``error_code`` and ``field``."""
+        """A job's result: the response of ``POST /generate``, or ``error``, ``error_code`` and ``field``.
+
+        Larger clips come as ``video_url`` and ``url_expires_at``, or as ``video_path``, instead of ``video``; sounds
+        alone by the same names with ``audio``. ``refresh_worker`` asks for another worker.
+
+        Raises:
+            asyncio.CancelledError: RunPod stopped the job. The generation has ended.
+        """
         try:
-            if self.studio.settings.runpod_jobs_url is None:
-                with TerminalProgress() as bar:
-                    return await self._generate(job, bar)
-            updates = JobProgress(job)
-            try:
-                return await self._generate(job, updates)
-            finally:
-                await asyncio.to_thread(updates.finish)
+            answer = await self._result(job)
         except LTX2Error as error:
-            return view_error(error)
-        except Exception:
-            # RunPod would send a traceback and the host's name to the caller
+            answer = self._failed(error)
+        except MemoryError:
+            answer = self._failed(OutOfMemory("the worker ran out of memory"))
+        except (Exception, SystemExit):
+            # RunPod would send a traceback and the host's name to the caller, or end the worker without an answer
             log.exception("a job failed")
-            return view_error(Internal("the job failed; the worker's log says why"))
+            answer = self._failed(Internal(FAILED))
+        return sendable(answer, self._delivery.limit)
+
+    def _failed(self, error: LTX2Error) -> dict[str, Any]:
+        """The answer, and whether RunPod should put another worker into the place of this one."""
+        self._starved += isinstance(error, OutOfMemory)
+        refresh = isinstance(error, GpuLost) or (isinstance(error, OutOfMemory) and self._starved >= MOST_STARVED)
+        if refresh:
+            log.warning("this worker asks to be replaced: %s", error.message)
+        return view_error(error, refresh=refresh)
+
+    async def _result(self, job: dict[str, Any]) -> dict[str, Any]:
+        if self.studio.settings.runpod_jobs_url is None:
+            with TerminalProgress() as bar:
+                return await self._generate(job, bar)
+        updates = Updates(job)
+        try:
+            return await self._generate(job, updates)
+        finally:
+            await asyncio.to_thread(updates.finish)
 
     async def _generate(self, job: dict[str, Any], progress: OnProgress) -> dict[str, Any]:
         request, sources = parse(job.get("input"))
+        bucket = await self._delivery.bucket_of(job)
         async with self.studio.run(request, sources, progress) as (asked, clip):
-            file = await asyncio.to_thread(clip.path.read_bytes)
-            field, prefix = file_field(asked)
-            return {field: prefix + pybase64.b64encode(file).decode()} | view(asked, clip)
+            self._starved = 0
+            return await self._delivery.deliver(job, asked, clip, bucket)
+
+
+def engine_of(settings: Settings) -> Engine:
+    """What makes the clips.
+
+    Raises:
+        InvalidRequest: the engine that the settings name sends them to other machines.
+    """
+    engines: dict[str, Callable[[Settings], Engine]] = {"local": LocalEngine, "fake": FakeEngine}
+    if settings.engine not in engines:
+        raise InvalidRequest(
+            f"the environment variable LTX2_ENGINE is wrong: a worker makes its clips itself, so it takes "
+            f"{' or '.join(engines)}, and {settings.engine} is for the server",
+            field="LTX2_ENGINE",
+        )
+    return checked(engines[settings.engine](settings.without_secrets()), settings)
+
+
+def serve(settings: Settings, engine: Engine, delivery: Delivery) -> None:
+    """Load the model and answer jobs until RunPod ends this process; outside of RunPod, answer one."""
+    # Importing it reads the environment, which has been checked by now, and sets up the root logger.
+    import runpod
+
+    logging.getLogger("ltx2").setLevel(settings.log_level)
+    runpod.serverless.log.set_level(settings.runpod_log_level)
+    # a volume with many files is slow, and no job has to wait for it
+    threading.Thread(target=delivery.sweep, name="sweep", daemon=True).start()
+    studio = Direct(settings, engine)
+    failure = studio.load()
+    for check in checks(settings, failure):
+        runpod.serverless.register_fitness_check(check)
+    runpod.serverless.start(
+        {"handler": Worker(studio, delivery).handler, "concurrency_modifier": Ending().concurrency}
+    )
 
 
 def main() -> int:
+    """Returns 0, or 2 after saying which setting is wrong."""
     try:
         settings = load_settings()
+        engine, delivery = engine_of(settings), Delivery(settings)
     except InvalidRequest as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         return 2
-    # importing runpod has set up the root logger already
-    logging.getLogger("ltx2").setLevel(settings.log_level)
-    runpod.serverless.log.set_level(settings.runpod_log_level)
-    studio = Direct(settings, checked(LocalEngine(settings), settings))
-    studio.load()
-    runpod.serverless.start({"handler": Worker(studio).handler})
+    serve(settings, engine, delivery)
     return 0
 
 

@@ -226,6 +226,19 @@ class Settings(BaseSettings):
             raise ValueError("should be printable ASCII, and at least one key")
         return listed
 
+    @field_validator(
+        "bucket_endpoint_url",
+        "bucket_access_key_id",
+        "bucket_secret_access_key",
+        "bucket_name",
+        "bucket_region",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        # what RunPod's forms make of an input that nobody filled in
+        return None if value == "" else value
+
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys; none when everybody may call."""

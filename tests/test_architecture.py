@@ -12,7 +12,7 @@ FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "paylo
 """Modules of the ground floor."""
 TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 HTTP = {"fastapi", "starlette", "uvicorn", "websockets"}
-MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64", "httpcore"}
+MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64", "httpcore", "botocore"}
 STUDIO = {"sqlalchemy", "filelock", "fsspec", "itsdangerous", "standardwebhooks", "prometheus_client"}
 STDLIB = set(sys.stdlib_module_names)
 
@@ -24,6 +24,8 @@ ALLOWED["model"] = ALLOWED["media"] | TORCH | {"ltx2.model", "psutil"}
 ALLOWED["checker"] = ALLOWED["media"]
 ALLOWED["studio"] = ALLOWED["ground"] | STUDIO | {"ltx2.media", "ltx2.checker", "ltx2.studio"}
 ALLOWED["dialects"] = ALLOWED["ground"] | HTTP | {"pybase64", "ltx2", "ltx2.studio", "ltx2.dialects"}
+ALLOWED["serverless"] = ALLOWED["media"] | {"runpod", "ltx2.serverless"}
+ALLOWED["fleet"] = ALLOWED["media"] | {"ltx2.fleet", "runpod", "requests", "urllib3"}
 ALLOWED["fake"] = ALLOWED["media"] | {"psutil"}
 # small tools beside the rooms; the command line is a composition root like handler.py and server.py
 ALLOWED["terminal"] = ALLOWED["ground"] | {"tqdm"}

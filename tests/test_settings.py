@@ -35,6 +35,14 @@ def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name:
         load_settings()
 
 
+def test_what_was_left_empty_in_a_form_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("BUCKET_ENDPOINT_URL", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", "LTX2_BUCKET_NAME")
+    for name in names:
+        monkeypatch.setenv(name, "")
+    settings = load_settings()
+    assert settings.bucket_endpoint_url is settings.bucket_secret_access_key is settings.bucket_name is None
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().model = "other"  # type: ignore[misc]

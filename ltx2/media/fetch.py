@@ -10,7 +10,7 @@ import logging
 import re
 import socket
 import string
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from urllib.parse import quote, urljoin
 
 import httpcore
 
-from ltx2.errors import MediaTooLarge, UnsupportedMedia, UrlNotAllowed
+from ltx2.errors import MediaTooLarge, StorageFull, UnsupportedMedia, UrlNotAllowed
 
 _LABEL: Final = "[a-z0-9_-]{1,63}"
 _HOST: Final = rf"(?:\[([0-9a-f:.]+)\]|({_LABEL}(?:\.{_LABEL})*\.?))(?::([0-9]{{1,5}}))?"
@@ -63,6 +63,9 @@ _LOOKUPS: Final = ThreadPoolExecutor(8, thread_name_prefix="lookup")
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
 
+_Take = Callable[[bytes], Awaitable[None]]
+
+
 class Unreachable(OSError):
     """Nothing could be sent, or no answer came. The message says nothing about the URL."""
 
@@ -77,9 +80,14 @@ class Target:
     path: str
 
     @property
+    def place(self) -> str:
+        """Its ``host:port``."""
+        return _place(self.host, self.port)
+
+    @property
     def name(self) -> str:
         """What the ``Host`` header says."""
-        name = _place(self.host, self.port)
+        name = self.place
         # A signed URL is signed for the host without the port that goes without saying.
         return name.removesuffix(f":{self.port}") if self.port == _PORTS[self.scheme] else name
 
@@ -170,9 +178,37 @@ async def fetch(
         MediaTooLarge: more than ``limit`` bytes.
         UnsupportedMedia: no answer, another than 200, an empty or a compressed one, or not in ``seconds``.
     """
+    data = bytearray()
+
+    async def take(part: bytes) -> None:
+        data.extend(part)
+
+    await _fetch(url, take, field, limit, Guard(allow, field, network), seconds)
+    return bytes(data)
+
+
+async def download(url: str, target: Path, *, field: str, limit: int, allow: frozenset[str], seconds: float) -> None:
+    """Write the bytes behind a URL to a file as they come. Where this raises, there may be some of them.
+
+    Raises:
+        StorageFull: they could not be written; and all that :func:`fetch` raises.
+    """
+    with await asyncio.to_thread(target.open, "wb") as file:
+
+        async def take(part: bytes) -> None:
+            try:
+                await asyncio.to_thread(file.write, part)
+            except OSError as error:
+                raise StorageFull("what was fetched could not be written") from error
+
+        await _fetch(url, take, field, limit, Guard(allow, field, _NETWORK), seconds)
+
+
+async def _fetch(url: str, take: _Take, field: str, limit: int, guard: Guard, seconds: float) -> None:
+    """Hand over what is behind a URL, part by part. Raises as :func:`fetch`."""
     try:
         async with asyncio.timeout(seconds):
-            return await _follow(url, field, limit, Guard(allow, field, network))
+            await _follow(url, take, field, limit, guard)
     except TimeoutError:
         raise UnsupportedMedia(f"fetching it took longer than {seconds:g} seconds", field=field) from None
     except socket.gaierror:
@@ -227,13 +263,13 @@ async def _blocks(body: bytes | Path, size: int) -> AsyncGenerator[bytes, None]:
             yield block
 
 
-async def _follow(url: str, field: str, limit: int, guard: Guard) -> bytes:
+async def _follow(url: str, take: _Take, field: str, limit: int, guard: Guard) -> None:
     target = check_url(url, field=field, allow=guard.allow)
     for _ in range(1 + _REDIRECTS):
         async with _answer("GET", target, {}, None, guard) as answer:
             location = next((value for name, value in answer.headers if name.lower() == b"location"), b"")
             if answer.status not in _MOVED or not location:
-                return await _body(answer, field, limit)
+                return await _body(answer, take, field, limit)
         here = f"{target.scheme}://{target.name}{target.path}"
         try:
             there = urljoin(here, quote(location, safe=_PRINTABLE))
@@ -245,7 +281,7 @@ async def _follow(url: str, field: str, limit: int, guard: Guard) -> bytes:
     raise UnsupportedMedia(f"it redirects more than {_REDIRECTS} times", field=field)
 
 
-async def _body(answer: httpcore.Response, field: str, limit: int) -> bytes:
+async def _body(answer: httpcore.Response, take: _Take, field: str, limit: int) -> None:
     if answer.status != 200:
         raise UnsupportedMedia(f"the answer was {answer.status} instead of 200", field=field)
     too_large = MediaTooLarge(f"more than the {limit / 2**20:g} MiB allowed here", field=field, hint=_SMALLER)
@@ -254,16 +290,16 @@ async def _body(answer: httpcore.Response, field: str, limit: int) -> bytes:
             raise UnsupportedMedia("the answer is compressed, which was not asked for", field=field)
         if name.lower() == b"content-length" and int(value) > limit:
             raise too_large
-    data = bytearray()
+    size = 0
     async for part in answer.aiter_stream():
-        data += part
-        if len(data) > limit:
+        size += len(part)
+        if size > limit:
             raise too_large
+        await take(part)
         # Of an answer in chunks of one byte, thousands arrive at once. The others get their turn all the same.
         await asyncio.sleep(0)
-    if not data:
+    if not size:
         raise UnsupportedMedia("it is empty", field=field)
-    return bytes(data)
 
 
 @asynccontextmanager

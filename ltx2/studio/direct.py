@@ -49,9 +49,9 @@ class Direct:
         """Begin to load the model, without waiting for it."""
         self._thread.submit(self._load)
 
-    def load(self) -> None:
-        """Load the model and wait for it. A failure is logged, and told again to every request."""
-        self._thread.submit(self._load).result()
+    def load(self) -> Exception | None:
+        """Load the model and wait for it. A failure is logged and returned, and told again to every request."""
+        return self._thread.submit(self._load).result()
 
     def close(self) -> None:
         """Wait for the generation in hand and end the thread."""
@@ -114,13 +114,16 @@ class Direct:
                 made.result().path.unlink(missing_ok=True)  # it was finished when the cancel came
             raise
 
-    def _load(self) -> None:
+    def _load(self) -> Exception | None:
         try:
             self._engine.load()
         except LTX2Error as error:
             log.error("the model cannot be used: %s", error)  # noqa: TRY400 - a wrong setting has no traceback
-        except Exception:
+            return error
+        except Exception as error:
             log.exception("the model cannot be used")
+            return error
+        return None
 
     def _generate(
         self,

@@ -1,0 +1,1 @@
+"""What the RunPod worker needs beside the model: how its results travel, its progress, its health at the start."""
