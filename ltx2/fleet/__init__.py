@@ -1,0 +1,1 @@
+"""Engines that have their clips made on other machines."""
