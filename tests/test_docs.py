@@ -223,19 +223,6 @@ def test_every_dependency_is_among_the_pins() -> None:
     assert {re.split(r"[<>=]", line)[0] for line in declared} <= pinned
 
 
-def test_the_image_copies_what_there_is() -> None:
-    dockerfile, ignored = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text().splitlines()
-    sources = [source for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]]
-    assert sources
-    for source in sources:
-        assert (ROOT / source).exists()
-        assert f"!{source}" in ignored
-    assert "LTX2_MODEL=ltx-2-distilled" in dockerfile
-    assert re.search(r"^FROM \S+:\d[\w.-]+$", dockerfile, re.MULTILINE)
-    for variable in re.findall(r"(LTX2_\w+)=", dockerfile):
-        assert variable.removeprefix("LTX2_").lower() in Settings.model_fields
-
-
 def test_what_fits_where_is_what_the_program_plans() -> None:
     tables = re.split(r"^\| memory", MODELS, flags=re.MULTILINE)[1:]
     for table, lora, refused in zip(tables, (0, 3_850_000_000), ("does not fit", "no second stage"), strict=True):
