@@ -25,7 +25,7 @@ ALLOWED["checker"] = ALLOWED["media"]
 ALLOWED["studio"] = ALLOWED["ground"] | STUDIO | {"ltx2.media", "ltx2.checker", "ltx2.studio"}
 ALLOWED["dialects"] = ALLOWED["ground"] | HTTP | {"pybase64", "ltx2", "ltx2.studio", "ltx2.dialects"}
 ALLOWED["serverless"] = ALLOWED["media"] | {"runpod", "ltx2.serverless"}
-ALLOWED["fleet"] = ALLOWED["media"] | {"ltx2.fleet", "runpod", "requests", "urllib3"}
+ALLOWED["fleet"] = ALLOWED["media"] | {"ltx2.checker", "ltx2.fleet", "ray", "runpod", "requests", "urllib3"}
 ALLOWED["fake"] = ALLOWED["media"] | {"psutil"}
 # small tools beside the rooms; the command line is a composition root like handler.py and server.py
 ALLOWED["terminal"] = ALLOWED["ground"] | {"tqdm"}
@@ -80,7 +80,7 @@ def test_the_handler_never_knows_fastapi_and_only_roots_know_the_engine() -> Non
 
 
 def test_importing_the_server_and_the_engines_loads_no_torch() -> None:
-    modules = "server, ltx2.model.local, ltx2.fake, ltx2.studio.process, ltx2.studio.child"
+    modules = "server, ltx2.model.local, ltx2.fake, ltx2.studio.process, ltx2.studio.child, ltx2.fleet.cluster"
     code = f"import sys, {modules}; print(*({TORCH} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
