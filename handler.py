@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ltx2.model.local import LocalEngine
 from ltx2.payload import parse
 from ltx2.serverless.answers import FAILED, sendable, view_error
 from ltx2.serverless.delivery import Delivery
-from ltx2.serverless.ending import Ending
+from ltx2.serverless.ending import Ending, end_at_once
 from ltx2.serverless.fitness import checks
 from ltx2.serverless.updates import Updates
 from ltx2.settings import Settings, load_settings
@@ -25,7 +26,7 @@ from ltx2.terminal import TerminalProgress
 log = logging.getLogger("ltx2.handler")
 
 MOST_STARVED: Final = 2
-"""With so many jobs in a row that ran out of memory, the worker asks to be replaced."""
+"""With so many jobs that ran out of memory, and none between that gave a clip, the worker asks to be replaced."""
 
 
 class Worker:
@@ -52,6 +53,7 @@ class Worker:
         """
         try:
             answer = await self._result(job)
+            self._starved = 0
         except LTX2Error as error:
             answer = self._failed(error)
         except MemoryError:
@@ -84,7 +86,6 @@ class Worker:
         request, sources = parse(job.get("input"))
         bucket = await self._delivery.bucket_of(job)
         async with self.studio.run(request, sources, progress) as (asked, clip):
-            self._starved = 0
             return await self._delivery.deliver(job, asked, clip, bucket)
 
 
@@ -106,6 +107,7 @@ def engine_of(settings: Settings) -> Engine:
 
 def serve(settings: Settings, engine: Engine, delivery: Delivery) -> None:
     """Load the model and answer jobs until RunPod ends this process; outside of RunPod, answer one."""
+    signal.signal(signal.SIGTERM, end_at_once)
     # Importing it reads the environment, which has been checked by now, and sets up the root logger.
     import runpod
 
@@ -117,9 +119,7 @@ def serve(settings: Settings, engine: Engine, delivery: Delivery) -> None:
     failure = studio.load()
     for check in checks(settings, failure):
         runpod.serverless.register_fitness_check(check)
-    runpod.serverless.start(
-        {"handler": Worker(studio, delivery).handler, "concurrency_modifier": Ending().concurrency}
-    )
+    runpod.serverless.start({"handler": Worker(studio, delivery).handler, "concurrency_modifier": Ending().concurrency})
 
 
 def main() -> int:

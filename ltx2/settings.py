@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         None, min_length=1, validation_alias="BUCKET_SECRET_ACCESS_KEY", description="its secret"
     )
     bucket_name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]{1,255}$", description="its name, where the URL has none"
+        None, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}$", description="its name, where the URL has none"
     )
     bucket_region: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$", description="its region")
     bucket_prefix: str = Field(

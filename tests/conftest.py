@@ -64,6 +64,21 @@ def client_python() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """The URL of a server with the buckets ours and theirs."""
+    import httpx
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    for name in ("ours", "theirs"):
+        assert httpx.put(f"{url}/{name}").status_code == 200
+    yield url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Callable[[str], object]:
     """Builds an embedded model by name, once a session."""
     import torch

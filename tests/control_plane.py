@@ -1,5 +1,6 @@
 """A stand-in for RunPod's control plane on loopback: hands out jobs, takes results, signals stops, hears pings."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -156,8 +157,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the worker may have ended
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         pass

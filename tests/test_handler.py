@@ -5,16 +5,22 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from control_plane import control_plane
-from worker_process import running_worker
+from worker_process import SMALL, WorkerProcess, running_worker
 
 from ltx2.media.probe import probe_video
 from processes import ROOT, environment
 
-SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    """A worker with the real tiny model. It loads while the other tests run."""
+    with control_plane() as plane, running_worker(tmp_path_factory.mktemp("worker"), plane) as running:
+        yield running
 
 
 def run_handler(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -83,15 +89,15 @@ def test_what_runpods_hub_looks_for_is_there() -> None:
     assert "runpod.serverless.start(" in (ROOT / "handler.py").read_text()
 
 
-def test_the_real_model_in_runpods_loop(tmp_path: Path) -> None:
+def test_the_real_model_in_runpods_loop(worker: WorkerProcess, tmp_path: Path) -> None:
     endless = SMALL | {"width": 512, "height": 512, "num_frames": 241, "num_inference_steps": 100}
-    with control_plane() as plane, running_worker(tmp_path, plane) as worker:
-        worker.send("endless", endless)
-        worker.wait_for(lambda: bool(plane.progress("endless")))
-        stopped = time.monotonic()
-        plane.stops.put("endless")
-        answer = worker.ask("next", SMALL)
-        assert worker.left == []
+    plane = worker.plane
+    worker.send("endless", endless)
+    worker.wait_for(lambda: bool(plane.progress("endless")))
+    stopped = time.monotonic()
+    plane.stops.put("endless")
+    answer = worker.ask("next", SMALL)
+    assert worker.left == []
     assert plane.results("next")[0].seconds - stopped < 20  # all 100 steps would take minutes
     assert plane.results("endless") == []
     video = tmp_path / "next.mp4"

@@ -14,8 +14,17 @@ from control_plane import ControlPlane
 
 from processes import ROOT, environment
 
+SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
+LARGE = SMALL | {"prompt": "a long note", "fps": 1, "num_frames": 265, "output_format": "wav"}
+"""A file of 25 MB."""
+WHISPERED = "nobody-but-them-knows-this"
 PATIENCE = 120.0
 """Seconds for what takes a few of them."""
+
+
+def config_at(store: str) -> dict[str, str]:
+    """A job's own bucket."""
+    return {"accessId": "AKIATHEIRS", "accessSecret": WHISPERED, "bucketName": "theirs", "endpointUrl": store}
 
 
 @dataclass

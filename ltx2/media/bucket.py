@@ -29,11 +29,11 @@ PAUSES: Final = (0.5, 2.0, 5.0)
 """Seconds before an upload is tried again."""
 SECONDS_TO_ANSWER: Final = 30.0
 SLOWEST_UPLOAD: Final = 1e6
-"""Bytes a second: an upload has as long as this takes, and ``SECONDS_TO_ANSWER``."""
+"""Bytes a second: an upload, with all its tries, has as long as this takes, and ``SECONDS_TO_ANSWER``."""
 SECONDS_TO_USE: Final = 3600
 """How long the links are good that this process uses itself."""
 
-_NAME: Final = r"^[A-Za-z0-9._-]{1,255}$"
+_NAME: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}$"
 _KEY: Final = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9._-]+(/(?!\.\.?(/|$))[A-Za-z0-9._-]+)*")
 _PRINTABLE: Final = r"^[!-~]{1,1024}$"
 _AWS: Final = re.compile(r"s3[.-](?:[a-z0-9-]+\.)*amazonaws\.com(?:\.cn)?")
@@ -63,7 +63,7 @@ class JobBucket(Strict):
     access_id: str = Field(alias="accessId", pattern=_PRINTABLE, repr=False)
     access_secret: str = Field(alias="accessSecret", pattern=_PRINTABLE, repr=False)
     bucket_name: str | None = Field(None, alias="bucketName", pattern=_NAME)
-    endpoint_url: str = Field(alias="endpointUrl", pattern=r"^https?://[^\s]+$", max_length=2048, repr=False)
+    endpoint_url: str = Field(alias="endpointUrl", repr=False)
     region: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$")
 
     @model_validator(mode="before")
@@ -97,6 +97,7 @@ class Bucket:
         self.allow = allow
         self.seconds = settings.bucket_seconds
         self.pauses: tuple[float, ...] = PAUSES
+        self.patience = SECONDS_TO_ANSWER
         self._base = base
         self._region = region
         self._credentials = credentials
@@ -142,7 +143,9 @@ class Bucket:
             asked = JobBucket.model_validate(config)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise invalid({**first, "loc": ("s3Config", *first["loc"])}) from None
+            # its own words for a pattern say which; ours are those for prompts
+            kind = "" if first["type"] == "string_pattern_mismatch" else first["type"]
+            raise invalid({**first, "type": kind, "loc": ("s3Config", *first["loc"])}) from None
         allow = settings.allowed_targets
         try:
             base, region = _locate(asked.endpoint_url, asked.bucket_name, allow=allow)
@@ -179,7 +182,7 @@ class Bucket:
             UrlNotAllowed: the bucket is at an internal place by now.
         """
         size = len(body) if isinstance(body, bytes) else (await asyncio.to_thread(body.stat)).st_size
-        seconds = SECONDS_TO_ANSWER + size / SLOWEST_UPLOAD
+        seconds = self.patience + size / SLOWEST_UPLOAD
         status = await self._ask("PUT", key, body, {"content-type": content_type}, seconds)
         if not 200 <= status < 300:
             raise self._refusal(status)
@@ -192,26 +195,28 @@ class Bucket:
             NotReady: as by ``put``.
             UrlNotAllowed: as by ``put``.
         """
-        status = await self._ask("DELETE", key, b"", {}, SECONDS_TO_ANSWER)
+        status = await self._ask("DELETE", key, b"", {}, self.patience)
         if not 200 <= status < 300 and status != 404:
             raise self._refusal(status)
 
     async def _ask(self, method: str, key: str, body: bytes | Path, headers: dict[str, str], seconds: float) -> int:
-        """The status of the answer. What may be bad luck is tried again."""
+        """The status of the answer. What may be bad luck is tried again, until the seconds are over."""
         pauses = iter(self.pauses)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
         while True:
             link = self._link(method, key, headers, SECONDS_TO_USE)
             try:
-                status = await send(method, link, body, headers, allow=self.allow, seconds=seconds)
+                status = await send(method, link, body, headers, allow=self.allow, seconds=deadline - clock())
             except Unreachable as error:
                 pause = next(pauses, None)
-                if pause is None:
+                if pause is None or clock() + pause >= deadline:
                     raise self._failure(f"the bucket cannot be reached: {error}") from None
             except UrlNotAllowed as error:
                 raise UrlNotAllowed(error.message, field=self._url_field, hint=error.hint) from None
             else:
                 pause = next(pauses, None) if _is_bad_luck(status) else None
-                if pause is None:
+                if pause is None or clock() + pause >= deadline:
                     return status
             await asyncio.sleep(pause)
 
@@ -275,7 +280,7 @@ def _locate(endpoint: str, name: str | None, *, allow: frozenset[str]) -> tuple[
     bucket = name or in_host or in_path
     if bucket is None:
         raise LookupError("the name of the bucket is neither here nor in the URL")
-    if not re.fullmatch(_NAME, bucket) or set(bucket) == {"."}:
+    if not re.fullmatch(_NAME, bucket):
         raise ValueError("what should be the name of the bucket is none")
     found = _REGION.fullmatch(host)
     region = "us-east-1" if found is None else next(filter(None, found.groups()), "auto")

@@ -10,9 +10,9 @@ import logging
 import re
 import socket
 import string
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -61,7 +61,6 @@ _LOOKUPS: Final = ThreadPoolExecutor(8, thread_name_prefix="lookup")
 
 # At DEBUG it writes hosts and headers down, with the URLs in them.
 logging.getLogger("httpcore").setLevel(logging.INFO)
-
 
 _Take = Callable[[bytes], Awaitable[None]]
 
@@ -193,15 +192,21 @@ async def download(url: str, target: Path, *, field: str, limit: int, allow: fro
     Raises:
         StorageFull: they could not be written; and all that :func:`fetch` raises.
     """
-    with await asyncio.to_thread(target.open, "wb") as file:
+    with _written(), await asyncio.to_thread(target.open, "wb") as file:  # closing it writes, too
 
         async def take(part: bytes) -> None:
-            try:
+            with _written():
                 await asyncio.to_thread(file.write, part)
-            except OSError as error:
-                raise StorageFull("what was fetched could not be written") from error
 
         await _fetch(url, take, field, limit, Guard(allow, field, _NETWORK), seconds)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFull("what was fetched could not be written") from error
 
 
 async def _fetch(url: str, take: _Take, field: str, limit: int, guard: Guard, seconds: float) -> None:
@@ -247,7 +252,7 @@ async def send(
         ):
             return answer.status
     except TimeoutError:
-        raise Unreachable(f"there was no answer in {seconds:g} seconds") from None
+        raise Unreachable(f"there was no answer in {round(seconds, 1):g} seconds") from None
     except _BROKEN:
         raise Unreachable("it could not be sent") from None
 

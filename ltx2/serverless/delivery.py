@@ -7,6 +7,7 @@ whole of it is small enough.
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -101,7 +102,7 @@ class Delivery:
             return answer | await asyncio.to_thread(_inside, request, clip.path)
         if volume := self._volume():
             try:
-                path = await asyncio.to_thread(_kept, clip.path, volume / FOLDER / name)
+                path = await _kept(clip.path, volume / FOLDER / name)
             except StorageFull as error:
                 log.warning("a clip was not kept: %s", error.message)
                 failure = failure or error
@@ -144,7 +145,8 @@ class Delivery:
         """
         folder = self._settings.volume_dir
         was_named = "volume_dir" in self._settings.model_fields_set
-        return folder if folder.is_dir() and (was_named or folder.is_mount()) else None
+        # pathlib's own raise where the volume's server is gone
+        return folder if os.path.isdir(folder) and (was_named or os.path.ismount(folder)) else None  # noqa: PTH112
 
     def _size_with(self, answer: Mapping[str, Any], request: GenerationRequest, size: int) -> int:
         """Bytes of a result with a file of this size inside."""
@@ -163,7 +165,21 @@ def _inside(request: GenerationRequest, path: Path) -> dict[str, str]:
     return {kind: prefix + pybase64.b64encode(path.read_bytes()).decode()}
 
 
-def _kept(path: Path, target: Path) -> Path:
+async def _kept(path: Path, target: Path) -> Path:
+    """Copy a file to the volume. No thread can be cancelled: where the task is, this waits and takes the file back."""
+    copying = asyncio.ensure_future(asyncio.to_thread(_copied, path, target))
+    try:
+        return await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        while not copying.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([copying])
+        if copying.exception() is None:
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+        raise
+
+
+def _copied(path: Path, target: Path) -> Path:
     target.parent.mkdir(exist_ok=True)
     with written_beside(target) as partial:
         shutil.copyfile(path, partial)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from types import FrameType
 from typing import Final
@@ -10,6 +11,15 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 0.1
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def end_at_once(number: int, _frame: FrameType | None) -> None:
+    """What SIGTERM does before there are jobs.
+
+    The first process of a container does not hear signals that it does not listen for: it would go on loading, take a
+    job, and be killed with it. Python's own way out would wait for the thread that loads.
+    """
+    os._exit(128 + number)
 
 
 class Ending:
@@ -21,6 +31,7 @@ class Ending:
 
     def __init__(self) -> None:
         self._is_prepared = False
+        self._is_over = False
 
     def concurrency(self, current: int) -> int:
         """What RunPod's client calls in its loop before it asks for a job: as many at a time as before."""
@@ -35,6 +46,8 @@ class Ending:
         others = signal.getsignal(number)
 
         def told(told_number: int, frame: FrameType | None) -> None:
+            if self._is_over:  # and there may be no loop to tell
+                return
             if callable(others):
                 others(told_number, frame)
             loop.call_soon_threadsafe(self._end, loop)
@@ -42,11 +55,14 @@ class Ending:
         signal.signal(number, told)
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_over:  # told more than once
+            return
         # only the client knows whether the answer to a job has been sent
         from runpod.serverless.modules.worker_state import JobsProgress
 
         if JobsProgress().get_job_count():
             loop.call_later(SECONDS_BETWEEN_LOOKS, self._end, loop)
             return
+        self._is_over = True
         log.info("the worker ends, as it was told to")
         raise SystemExit(0)

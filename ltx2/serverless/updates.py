@@ -36,11 +36,12 @@ class Updates:
             send = progress_update
         self._job = job
         self._send = send
+        self.seconds_between = SECONDS_BETWEEN
         self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.phase in LAST_PHASES or now - self._last < SECONDS_BETWEEN or _on_their_way():
+        if progress.phase in LAST_PHASES or now - self._last < self.seconds_between or _on_their_way():
             return
         self._last = now
         self._send(self._job, {"phase": progress.phase, "step": progress.step, "steps": progress.steps})

@@ -143,7 +143,7 @@ class Direct:
         except Exception as error:
             log.exception("a generation failed")
             failed = GpuLost if has_lost_gpu(error) else Internal
-            raise failed("the generation failed; the server's log says why") from None
+            raise failed("the generation failed; the log says why") from None
         else:
             log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, clip.total_seconds)
             return clip

@@ -1,7 +1,7 @@
 """Files in a bucket: against moto's server, boto3's signatures, and small servers that refuse."""
 
 import asyncio
-from collections.abc import Iterator
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 from refusing import refusing
 
 from ltx2.errors import InvalidRequest, NotReady, UrlNotAllowed
@@ -31,18 +30,6 @@ def bucket_at(url: str, **more: Any) -> Bucket:
     found = Bucket.of_settings(settings(url, **more))
     assert found is not None
     return found
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """The URL of a server with the buckets ours and theirs."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("ours", "theirs"):
-        assert httpx.put(f"{url}/{name}").status_code == 200
-    yield url
-    server.stop()
 
 
 @pytest.mark.parametrize("is_file", [True, False])
@@ -189,6 +176,8 @@ def test_without_an_endpoint_there_is_no_bucket() -> None:
         ({"accessSecret": "half \ud800"}, "s3Config.accessSecret"),
         ({"bucketName": "a/b"}, "s3Config.bucketName"),
         ({"bucketName": None}, "s3Config.bucketName"),
+        ({"bucketName": ".."}, "s3Config.bucketName"),
+        ({"bucketName": ".hidden"}, "s3Config.bucketName"),
         ({"endpointUrl": "ftp://s3.example.com"}, "s3Config.endpointUrl"),
         ({"endpointUrl": "https://a:b@s3.example.com"}, "s3Config.endpointUrl"),
         ({"endpointUrl": "https://s3.example.com/a/b"}, "s3Config.endpointUrl"),
@@ -204,6 +193,16 @@ def test_a_wrong_config_of_a_job_is_named_and_not_repeated(config: Any, field: s
     assert caught.value.field == field
     for value in (KEY, SECRET, "example.com", "two words", "a string", "here and"):
         assert value not in str(caught.value)
+
+
+def test_a_wrong_config_of_a_job_is_told_how_it_should_be() -> None:
+    with pytest.raises(InvalidRequest, match=r"^s3Config\.bucketName: String should match pattern '\^\[A-Za-z0-9_-\]"):
+        Bucket.of_job(JOB | {"bucketName": "a/b"}, Settings())
+
+
+def test_the_scheme_of_a_url_may_be_in_capitals() -> None:
+    bucket = Bucket.of_job(JOB | {"endpointUrl": "HTTPS://S3.Example.COM"}, Settings())
+    assert bucket._link("GET", "x", {}, 60).startswith("https://s3.example.com/theirs/ltx2/x?")
 
 
 def test_a_config_of_a_job_is_taken(store: str) -> None:
@@ -265,6 +264,19 @@ def test_bad_luck_is_tried_again(tmp_path: Path) -> None:
         bucket.pauses = (0.01, 0.01)
         assert asyncio.run(bucket.put("x.mp4", tmp_path / "clip", "video/mp4")).startswith(url)
         assert len(asked) == 3
+
+
+def test_a_bucket_that_never_answers_is_waited_for_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bucket = bucket_at(f"http://127.0.0.1:{silent.getsockname()[1]}", bucket_name="ours")
+        bucket.pauses, bucket.patience = (0.01, 0.01), 0.5
+        with pytest.raises(NotReady, match="there was no answer in"):
+            asyncio.run(bucket.put("x.mp4", b"x", "video/mp4"))
+        asked, _ = silent.accept()
+        asked.close()
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_bucket_that_is_not_there_and_one_that_does_not_delete() -> None:

@@ -6,22 +6,23 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 from quick import QuickEngine
 from refusing import refusing
 
 import handler
-from ltx2.engine import Engine
+from ltx2.engine import CancelFlag, Clip, Engine
 from ltx2.fake import FakeEngine
-from ltx2.media.bucket import expires_at
+from ltx2.media.bucket import Bucket, expires_at
 from ltx2.media.probe import probe_video
+from ltx2.payload import parse
+from ltx2.request import GenerationRequest
 from ltx2.serverless.delivery import FOLDER, Delivery, name_of
 from ltx2.settings import Settings
 from ltx2.studio.direct import Direct
@@ -30,6 +31,17 @@ SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_in
 LONG = SMALL | {"fps": 1, "num_frames": 9, "output_format": "wav"}
 """Less than a megabyte; as base64 more."""
 KEYS = {"bucket_access_key_id": "AKIAEXAMPLE", "bucket_secret_access_key": "nobody-sees-this"}
+
+
+class Starving(Delivery):
+    """Has no memory for the clips of some prompts."""
+
+    async def deliver(
+        self, job: Mapping[str, Any], request: GenerationRequest, clip: Clip, bucket: Bucket | None
+    ) -> dict[str, Any]:
+        if request.prompt == "starve":
+            raise MemoryError
+        return await super().deliver(job, request, clip, bucket)
 
 
 def answer_of(folder: Path, job: dict[str, Any], engine: type[Engine] = FakeEngine, **more: Any) -> dict[str, Any]:
@@ -46,18 +58,6 @@ def answer_of(folder: Path, job: dict[str, Any], engine: type[Engine] = FakeEngi
 def sent(answer: dict[str, Any]) -> int:
     """Bytes that RunPod's client makes of an answer."""
     return len(json.dumps({"output": answer}, ensure_ascii=False).encode())
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """The URL of a server with the buckets ours and theirs."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("ours", "theirs"):
-        assert httpx.put(f"{url}/{name}").status_code == 200
-    yield url
-    server.stop()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,38 @@ def test_a_volume_that_cannot_be_written_is_no_way(tmp_path: Path) -> None:
     answer = answer_of(tmp_path, {"input": SMALL}, result_max_mb=0.002, volume_dir=volume)
     assert answer["error_code"] == "media_too_large"
     assert str(tmp_path) not in answer["error"]
+
+
+def test_a_volume_that_cannot_even_be_looked_at_is_none(tmp_path: Path) -> None:
+    volume = tmp_path / ("x" * 300)  # one whose server is gone fails in the same way
+    answer = answer_of(tmp_path, {"input": SMALL}, result_max_mb=0.002, volume_dir=volume)
+    assert answer["error_code"] == "media_too_large"
+    Delivery(Settings(volume_dir=volume)).sweep()
+
+
+def test_a_job_that_is_stopped_while_its_clip_is_copied_leaves_none(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", result_max_mb=0.002, volume_dir=tmp_path)
+    engine = QuickEngine(settings)
+
+    request, _ = parse(SMALL)
+    clip = engine.generate(request, {}, lambda _: None, CancelFlag())
+    os.truncate(clip.path, 200_000_000)  # nothing on the disk, and long to copy
+
+    def has_begun() -> bool:
+        return any(tmp_path.glob(f"{FOLDER}/.*.part"))
+
+    async def stop() -> None:
+        copying = asyncio.create_task(Delivery(settings).deliver({"id": "job"}, request, clip, None))
+        while not has_begun():  # noqa: ASYNC110 - only the disk knows
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            copying.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+
+    asyncio.run(stop())
+    assert list((tmp_path / FOLDER).iterdir()) == []
 
 
 def test_a_folder_that_nobody_named_counts_only_where_something_is_mounted(tmp_path: Path) -> None:
@@ -225,6 +257,23 @@ def test_what_cannot_be_uploaded_comes_inside_or_by_the_volume_with_a_warning(tm
     assert nowhere["error_code"] == "not_ready"
     assert "the bucket refuses it" in nowhere["error"]
     assert "127.0.0.1" not in nowhere["error"]
+
+
+def test_a_worker_asks_to_be_replaced_after_two_jobs_out_of_memory_with_no_answer_between(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    studio = Direct(settings, FakeEngine(settings))
+    worker = handler.Worker(studio, Starving(settings))
+
+    def ask(prompt: str) -> dict[str, Any]:
+        return asyncio.run(worker.handler({"id": "job", "input": SMALL | {"prompt": prompt}}))
+
+    starved = {"error": "the worker ran out of memory", "error_code": "out_of_memory"}
+    assert ask("starve") == starved
+    assert ask("a lamp")["num_frames"] == 9
+    assert ask("starve") == starved
+    assert ask("fail=bug")["error_code"] == "internal"  # which says nothing about memory
+    assert ask("starve") == starved | {"refresh_worker": True}
+    studio.close()
 
 
 def test_a_clip_that_vanished_is_our_fault(tmp_path: Path) -> None:

@@ -9,34 +9,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from control_plane import control_plane
-from moto.server import ThreadedMotoServer
-from worker_process import WorkerProcess, running_worker
+from worker_process import LARGE, SMALL, WHISPERED, WorkerProcess, config_at, running_worker
 
 from ltx2.media.bucket import expires_at
 from ltx2.media.probe import probe_sound, probe_video
 from ltx2.serverless.delivery import FOLDER, name_of
-
-SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
-LARGE = SMALL | {"prompt": "a long note", "fps": 1, "num_frames": 265, "output_format": "wav"}
-"""A file of 25 MB."""
-WHISPERED = "nobody-but-them-knows-this"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """The URL of a server with the buckets ours and theirs."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("ours", "theirs"):
-        assert httpx.put(f"{url}/{name}").status_code == 200
-    yield url
-    server.stop()
-
-
-def config_at(store: str) -> dict[str, str]:
-    """A job's own bucket."""
-    return {"accessId": "AKIATHEIRS", "accessSecret": WHISPERED, "bucketName": "theirs", "endpointUrl": store}
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +83,6 @@ def test_a_worker_that_runs_out_of_memory_twice_asks_to_be_replaced(worker: Work
     assert body["error"].startswith("the model ran out of memory at 64x64")
 
 
-def test_a_worker_that_has_lost_its_gpu_asks_to_be_replaced(worker: WorkerProcess) -> None:
-    body = worker.ask("cuda", SMALL | {"prompt": "fail=cuda"})
-    assert body["stopPod"] is True
-    assert body["output"] == {"error_code": "internal"}
-
-
 def test_a_stopped_job_ends_within_a_step_and_the_next_one_works(worker: WorkerProcess) -> None:
     worker.send("stopped", SMALL | {"prompt": "seconds=80000"})
     worker.wait_for(lambda: any(taken.job == "stopped" for taken in worker.plane.taken))
@@ -123,7 +94,7 @@ def test_a_stopped_job_ends_within_a_step_and_the_next_one_works(worker: WorkerP
 def test_progress_comes_in_order_and_never_after_the_result(worker: WorkerProcess) -> None:
     plane, made = worker.plane, worker.log.count("direct.py")
     plane.prompt.clear()
-    worker.send("slowly", SMALL | {"prompt": "seconds=4", "num_inference_steps": 40})
+    worker.send("slowly", SMALL | {"prompt": "seconds=3.5", "num_inference_steps": 40})
     worker.wait_for(lambda: bool(plane.progress("slowly")))
     worker.wait_for(lambda: worker.log.count("direct.py") > made)
     # The clip is there, and the first update is still on its way: neither a second one nor the result has been sent.
