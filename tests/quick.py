@@ -30,8 +30,8 @@ class QuickEngine:
 
     Prompts: "wait" until ``step`` is set (and hear no cancel while ``deaf`` is), "elsewhere" (the same, before its turn
     has come on another machine), "bug", "not ready", "crash",
-    "crash once", "vanish" (a clip whose file is gone). With "steps " before it, the same in the middle of eight
-    steps, and every phase is told.
+    "crash once", "vanish" (a clip whose file is gone), "gone" (once ``step`` is set the engine is down; hears no
+    cancel before). With "steps " before it, the same in the middle of eight steps, and every phase is told.
     """
 
     def __init__(self, settings: Settings, seats: int = 1) -> None:
@@ -39,6 +39,9 @@ class QuickEngine:
         self.seats = seats
         self.fault: str | None = None
         """Set: it is down, and comes back once this is None again."""
+        self.unlucky: str | None = None
+        """A prompt that alone finds it down."""
+        self.loaded = threading.Event()
         self.unnoticed = False
         """Its status does not say that it is down."""
         self._counting = threading.Lock()
@@ -52,7 +55,7 @@ class QuickEngine:
         self._closed = threading.Event()
 
     def load(self) -> None:
-        pass
+        self.loaded.set()
 
     def status(self) -> EngineStatus:
         fault = None if self.unnoticed else self.fault
@@ -70,8 +73,8 @@ class QuickEngine:
             self.begun.append(request.prompt)
             self.media.append(media)
         try:
-            if self.fault is not None:
-                raise EngineDown(self.fault)
+            if self.fault is not None or request.prompt == self.unlucky:
+                raise EngineDown(self.fault or "not for this one")
             self._denoise(request.prompt, on_progress, cancelled)
             self.settings.work_dir.mkdir(parents=True, exist_ok=True)
             path = self.settings.work_dir / f"{uuid.uuid4().hex}.mp4"
@@ -112,6 +115,9 @@ class QuickEngine:
             raise NotReady("there is no model")
         if command == "crash" or (command == "crash once" and self.begun.count(prompt) == 1):
             raise WorkerCrashed("the process that holds the model ended")
+        if command == "gone":
+            self.step.wait()
+            raise EngineDown("gone")
         while command in ("wait", "elsewhere") and not self.step.wait(0.002):
             if cancelled() and not self.deaf.is_set():
                 raise Canceled("cancelled")

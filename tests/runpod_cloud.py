@@ -4,6 +4,7 @@ Jobs that are posted wait until a worker takes them; one whose worker's pings st
 see of the endpoint can be taken away and given back, and any answer can be replaced by another.
 """
 
+import base64
 import json
 import threading
 import time
@@ -13,8 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from ltx2.engine import CancelFlag
+from ltx2.fake import FakeEngine
+from ltx2.payload import file_field, parse, view
+from ltx2.settings import Settings
 
 KEY = "rpa_a-key-of-the-stand-in"
 ENDPOINT = "stand-in-7"
@@ -226,15 +233,20 @@ class Cloud:
             self._pings[worker] = time.monotonic()
 
     def look(self) -> None:
-        """Give the jobs of lost workers to others."""
+        """Give the jobs of workers whose pings have stopped to others."""
         with self.changed:
             now = time.monotonic()
             for worker in [name for name, at in self._pings.items() if now - at > SECONDS_WITHOUT_PING]:
-                del self._pings[worker]
-                for job in self.jobs.values():
-                    if job.worker == worker and job.state == "IN_PROGRESS":
-                        job.state, job.worker, job.output = "IN_QUEUE", None, None
-                        self.changed.notify_all()
+                self.lose(worker)
+
+    def lose(self, worker: str) -> None:
+        """Take a worker for lost, and give its jobs to others."""
+        with self.changed:
+            self._pings.pop(worker, None)
+            for job in self.jobs.values():
+                if job.worker == worker and job.state == "IN_PROGRESS":
+                    job.state, job.worker, job.output = "IN_QUEUE", None, None
+                    self.changed.notify_all()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -314,13 +326,23 @@ class _Server(ThreadingHTTPServer):
 
 def _serve(handler: type[BaseHTTPRequestHandler], port: int = 0) -> ThreadingHTTPServer:
     server = _Server(("127.0.0.1", port), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     return server
 
 
 def _end(server: ThreadingHTTPServer) -> None:
     server.shutdown()
     server.server_close()
+
+
+def results_of(job: CloudJob, folder: Path, **more: Any) -> dict[str, Any]:
+    """What our worker answers a job with: a test card."""
+    request, _ = parse(job.input)
+    clip = FakeEngine(Settings(data_dir=folder / "worker")).generate(request, {}, lambda _: None, CancelFlag())
+    field, prefix = file_field(request)
+    file = clip.path.read_bytes()
+    clip.path.unlink()
+    return {field: prefix + base64.b64encode(file).decode()} | view(request, clip) | more
 
 
 @contextmanager

@@ -31,6 +31,8 @@ FETCH_SECONDS: Final = 600.0
 FETCH_PAUSES: Final = (0.5, 2.0, 5.0)
 PHASES_KEPT: Final = frozenset({*PHASES, "checking"}) - {"queued"}
 """Whose seconds are believed: they become names in the metrics."""
+MOST_SECONDS: Final = 604_800.0
+"""Of one phase: RunPod lets nothing take longer than a week."""
 
 _KINDS: Final[Mapping[OutputFormat, str]] = {
     "mp4": "mov",
@@ -81,7 +83,7 @@ class Arrival:
         target = folder / f"{_PREFIX}{uuid.uuid4().hex}.{request.output.format}"
         with written_beside(target) as partial:
             self._file(request, output, watch)(partial)
-            _check_file(request, partial)
+            _check_file(request, facts, partial)
         return Clip(
             path=target,
             width=request.width,
@@ -94,7 +96,11 @@ class Arrival:
             stages=2 if facts.pipeline == "two_stage" else 1,
             model=facts.model,
             warnings=tuple(facts.warnings),
-            seconds={phase: max(0.0, told) for phase, told in facts.phase_seconds.items() if phase in PHASES_KEPT},
+            seconds={
+                phase: min(max(0.0, told), MOST_SECONDS)
+                for phase, told in facts.phase_seconds.items()
+                if phase in PHASES_KEPT
+            },
         )
 
     def _folder(self) -> Path:
@@ -168,7 +174,7 @@ def _decoded(text: str) -> bytes:
         raise odd("the file in its result is not base64") from None
 
 
-def _check_file(request: GenerationRequest, path: Path) -> None:
+def _check_file(request: GenerationRequest, facts: Facts, path: Path) -> None:
     """Look into a file, so that nobody is given what is no clip."""
     output_format = request.output.format
     with path.open("rb") as file:
@@ -177,11 +183,18 @@ def _check_file(request: GenerationRequest, path: Path) -> None:
         raise odd(f"a {output_format} was asked for, and it gave {describe(head)}")
     try:
         if request.is_sound_only:
-            probe_sound(path)
-            return
-        seen = probe_video(path, output_format)
+            sample_rate: int | None = probe_sound(path).sample_rate
+        else:
+            seen = probe_video(path, output_format)
+            sample_rate = seen.audio_sample_rate
+            _compare("size", f"{request.width}x{request.height}", f"{seen.width}x{seen.height}")
+            if output_format != "gif":  # which may leave some out
+                _compare("number of frames", request.num_frames, seen.num_frames)
     except UnsupportedMedia as error:
         raise odd(error.message) from None
-    if (seen.width, seen.height) != (request.width, request.height):
-        asked = f"{request.width}x{request.height}"
-        raise odd(f"{asked} was asked for, and its clip is {seen.width}x{seen.height}")
+    _compare("sample rate", facts.audio_sample_rate, sample_rate)
+
+
+def _compare(what: str, wanted: object, found: object) -> None:
+    if found != wanted:
+        raise odd(f"the {what} of its clip is {found} and should be {wanted}")

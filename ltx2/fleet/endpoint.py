@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress
 from ltx2.errors import EngineDown, LTX2Error, NotReady, WorkerCrashed
-from ltx2.fleet.answers import COMPLETED, RUNNING, WAITING, output_of, refusal_of
+from ltx2.fleet.answers import OVER, RUNNING, WAITING, output_of, refusal_of
 from ltx2.fleet.arrival import Arrival
 from ltx2.fleet.following import Following
 from ltx2.fleet.notes import Note, Notes
@@ -24,10 +24,12 @@ from ltx2.settings import Settings
 
 log = logging.getLogger(__name__)
 
+USEFUL = {WAITING, RUNNING} | OVER - {"CANCELLED"}
+"""States of a job that an earlier server has begun, and that stands for the same generation."""
 STATUSES_OF_THE_REQUEST = (400, 413, 422)
 """Answers that another try would get, too."""
-STATUSES_OF_A_FAILURE = (500, 502)
-"""Answers that may be about one request alone, or about none."""
+STATUSES_OF_A_FAILURE = (403, 500, 502)
+"""Answers that may be about one request alone (403: its words, to a firewall), or about none."""
 SECONDS_TO_TIDY = 10.0
 
 
@@ -107,17 +109,9 @@ class EndpointEngine:
         with self._watching(cancelled) as watch, self._noted(request, media) as note:
             is_going_on = False
             try:
-                watch.check()
-                known = self._found(note)
+                known = self._found(note, watch, on_progress)
                 job = note.job or self._begin(request, media, note, watch)
-                document = Following(
-                    self._remote,
-                    job,
-                    watch,
-                    on_progress=on_progress,
-                    on_silence=self._pulse.doubt,
-                    seconds=self._settings.deadline_seconds,
-                ).until_over(known)
+                document = self._following(job, watch, on_progress).until_over(known)
                 output = output_of(document, names_of(request, media), self._settings.deadline_seconds)
                 clip = self._arrival.clip(request, output, watch)
             except EngineDown:
@@ -160,19 +154,17 @@ class EndpointEngine:
                 ) from error
             yield note
 
-    def _found(self, note: Note) -> Document | None:
+    def _following(self, job: str, watch: Watch, on_progress: OnProgress) -> Following:
+        seconds = self._settings.deadline_seconds
+        doubt = self._pulse.doubt
+        return Following(self._remote, job, watch, on_progress=on_progress, on_silence=doubt, seconds=seconds)
+
+    def _found(self, note: Note, watch: Watch, on_progress: OnProgress) -> Document | None:
         """What RunPod says of the job that an earlier server has begun, if it is of use."""
         if note.job is None:
             return None
-        try:
-            known = self._remote.status(note.job)
-        except Refused as error:
-            if error.status != 404:
-                raise self._down(error) from None
-            known = {}
-        except (Lost, Unreached) as error:
-            raise self._down(error) from None
-        if known.get("status") in (WAITING, RUNNING, COMPLETED):
+        known = self._following(note.job, watch, on_progress).first()
+        if known is not None and known["status"] in USEFUL:
             log.info("following job %s, which was begun before", note.job)
             return known
         self._tidy(note)
@@ -180,6 +172,7 @@ class EndpointEngine:
 
     def _begin(self, request: GenerationRequest, media: Mapping[str, bytes], note: Note, watch: Watch) -> str:
         """Send a job, and note its id, which is returned."""
+        watch.check()
         self._check()
         parcel = packed(request, media, self._settings) or self._with_links(request, media, note, watch)
         watch.check()

@@ -56,6 +56,12 @@ class Following:
         self._heard = time.monotonic()
         self._times_unknown = 0
 
+    def first(self) -> Document | None:
+        """What RunPod says of a job that was begun long ago; None if it knows none. Raises as :meth:`until_over`."""
+        while (document := self._ask()) is None and not self._times_unknown:
+            self._wait(PAUSE_UNHEARD)
+        return document
+
     def until_over(self, document: Document | None = None) -> Document:
         """What RunPod says of it in the end. Answers that are lost on the way mean nothing.
 
@@ -74,14 +80,17 @@ class Following:
                 self._hear(document)
                 if document.get("status") in OVER:
                     return document
-            try:
-                self._watch.sleep(pause)
-                self._check()
-            except (Canceled, TimedOut):
-                self._cancel()
-                raise
+            self._wait(pause)
             document = self._ask()
             pause = min(2 * pause, PAUSE_UNHEARD if document is None else PAUSE)
+
+    def _wait(self, pause: float) -> None:
+        try:
+            self._watch.sleep(pause)
+            self._check()
+        except (Canceled, TimedOut):
+            self._cancel()
+            raise
 
     def _cancel(self) -> None:
         """Have it stopped, if that can be said."""

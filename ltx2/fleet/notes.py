@@ -1,7 +1,6 @@
 """Which jobs are in hand at RunPod, written down: a server that was killed does not pay for them twice."""
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -9,16 +8,27 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field, ValidationError
 
 from ltx2.errors import LTX2Error
-from ltx2.fleet.remote import is_id
+from ltx2.fleet.parcel import KEY
+from ltx2.fleet.remote import ID
 from ltx2.media.partial import written_beside
+from ltx2.request import Strict
 
 log = logging.getLogger(__name__)
 
 SECONDS_KEPT: Final = 86_400.0
 """RunPod keeps results for half an hour, and jobs that wait for a day."""
+
+
+class _Written(Strict):
+    """What is in the file of a note."""
+
+    id: Annotated[str, Field(pattern=ID)]
+    media: tuple[Annotated[str, Field(pattern=KEY)], ...]
 
 
 class Note:
@@ -31,17 +41,16 @@ class Note:
         self.job: str | None = None
         self.media: tuple[str, ...] = ()
         """What lies in the bucket until it is over."""
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            read = json.loads(path.read_bytes())
-            if is_id(read.get("id")):
-                self.job, self.media = read["id"], tuple(key for key in read["media"] if isinstance(key, str))
+        with contextlib.suppress(OSError, ValidationError):
+            read = _Written.model_validate_json(path.read_bytes())
+            self.job, self.media = read.id, read.media
 
     def write(self, job: str, media: tuple[str, ...]) -> None:
         """A job was begun. A disk that takes nothing does not end it."""
         self.job, self.media = job, media
         try:
             with written_beside(self._path) as partial:
-                partial.write_text(json.dumps({"id": job, "media": media}))
+                partial.write_text(_Written(id=job, media=media).model_dump_json())
         except (OSError, LTX2Error):
             log.warning("job %s at RunPod could not be noted: it would be lost with this server", job)
 

@@ -20,6 +20,8 @@ MOST_BYTES: Final = 9_500_000
 LEAST_MS: Final = 5_000
 DAY_MS: Final = 86_400_000
 WEEK_MS: Final = 7 * DAY_MS
+KEY: Final = r"^inputs/[0-9a-f]{32}\.[a-z0-9]+$"
+"""What the names of media in a bucket look like."""
 
 _TYPES: Final = {
     "png": "image/png",

@@ -11,8 +11,9 @@ log = logging.getLogger(__name__)
 
 SECONDS_WHEN_WELL: Final = 10.0
 SECONDS_TO_DOUBT: Final = 1.0
+FIRST_PAUSE: Final = 1.0
+"""Seconds between two questions while the endpoint is not well; each is twice as long as the one before."""
 LONGEST_PAUSE: Final = 15.0
-"""Seconds between two questions while the endpoint is not well; the first ones are 1, 2, 4 and 8."""
 MOST_FAILURES: Final = 3
 MOST_REMEMBERED: Final = 1000
 
@@ -112,7 +113,7 @@ class Pulse:
             return 0.0
         # an endpoint that is well by its own word and takes nothing is tried less and less often, too
         times = max(self._misses, self._refusals)
-        return min(2.0 ** min(times - 1, 10), LONGEST_PAUSE) if self.fault else SECONDS_WHEN_WELL
+        return min(FIRST_PAUSE * 2.0 ** min(times - 1, 10), LONGEST_PAUSE) if self.fault else SECONDS_WHEN_WELL
 
     def _beat(self) -> None:
         while True:

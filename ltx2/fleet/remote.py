@@ -2,12 +2,12 @@
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
 from ltx2.errors import InvalidRequest
 from ltx2.settings import Settings
@@ -21,7 +21,12 @@ STATUS_SECONDS: Final = 10
 CANCEL_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 5
 
-_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+MOST_BYTES: Final = 100_000_000
+"""Of an answer; RunPod's have 20 MB at most."""
+
+ID: Final = r"^[A-Za-z0-9_.:-]{1,200}$"
+"""What the id of a job looks like."""
+_KEY: Final = re.compile(r"[!-~]+")
 
 
 class Refused(Exception):
@@ -55,7 +60,7 @@ class Remote:
     a session can be shared.
 
     Raises:
-        InvalidRequest: a setting is missing; the message names it.
+        InvalidRequest: a setting is missing or wrong; the message names it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,12 +68,15 @@ class Remote:
             raise _missing("LTX2_RUNPOD_ENDPOINT", "the id of the endpoint, as RunPod's console shows it")
         if settings.runpod_api_key is None:
             raise _missing("RUNPOD_API_KEY", "a key of RunPod's that may use the endpoint")
+        self._key = settings.runpod_api_key.get_secret_value().strip()
+        if not _KEY.fullmatch(self._key):
+            wrong = "the environment variable RUNPOD_API_KEY is wrong: it should be printable ASCII"
+            raise InvalidRequest(wrong, field="RUNPOD_API_KEY")
         # takes a second and a half, and sets up logging where nobody has done that before
         from runpod.endpoint.runner import RunPodClient
 
         self._build: Callable[..., Any] = RunPodClient
         self._endpoint = settings.runpod_endpoint
-        self._key = settings.runpod_api_key.get_secret_value()
         self._base = settings.runpod_base_url
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -134,26 +142,47 @@ class Remote:
         client.rp_session.auth = lambda request: request
         # An endpoint has no reason to send anybody elsewhere, and the key belongs nowhere else.
         client.rp_session.max_redirects = 0
+        client.rp_session.hooks["response"].append(_bound)
         return client
 
 
 def is_id(job: object) -> bool:
     """Whether it can be the id of a job, and be asked for in a path."""
-    return isinstance(job, str) and _ID.fullmatch(job) is not None
+    return isinstance(job, str) and re.fullmatch(ID, job) is not None
+
+
+class _Bounded:
+    """The body of an answer as requests reads it, which comes to an end."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def stream(self, size: int, *, decode_content: bool) -> Iterator[bytes]:
+        left = MOST_BYTES
+        for part in self._raw.stream(size, decode_content=decode_content):
+            left -= len(part)
+            if left < 0:
+                self._raw.close()
+                raise ProtocolError("it does not end")
+            yield part
+
+
+def _bound(response: requests.Response, **_: object) -> None:
+    response.raw = _Bounded(response.raw)
 
 
 def _ask(call: Callable[..., Any], *arguments: object) -> Document:
     """One call of the client. Its errors hold URLs, so that nothing of them is kept."""
     try:
         answer = call(*arguments)
+    except (requests.JSONDecodeError, RecursionError):
+        raise Odd("it is no JSON") from None
     except RuntimeError:  # what the client makes of it
         raise Refused(401) from None
     except requests.HTTPError as error:
         raise _refused(error) from None
     except requests.TooManyRedirects as error:
         raise _refused(error) from None
-    except requests.JSONDecodeError:
-        raise Odd("it is no JSON") from None
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
         raise Unreached("the URL cannot be used") from None
     except requests.RequestException as error:
@@ -161,6 +190,8 @@ def _ask(call: Callable[..., Any], *arguments: object) -> Document:
         if isinstance(error, requests.ConnectTimeout) or isinstance(next(iter(error.args), None), MaxRetryError):
             raise Unreached("there was no connection") from None
         raise Lost("there was no answer") from None
+    except ValueError:  # numbers of thousands of digits, places that are no text
+        raise Odd("it cannot be read") from None
     if not isinstance(answer, dict):
         raise Odd("it is no JSON object")
     return answer
@@ -171,7 +202,7 @@ def _refused(error: requests.RequestException) -> Refused:
         return Refused(0)
     try:
         answer = error.response.json()
-    except requests.RequestException:
+    except (ValueError, RecursionError):
         answer = None
     return Refused(error.response.status_code, answer)
 

@@ -89,15 +89,27 @@ class Dispatcher:
         except Exception:
             # the others must not wait for what cannot even be begun, or written down
             log.exception("job %s could not be run", live.job.id)
+            if self._worker.is_closing:
+                return  # the next server takes it up
             job = await self._worker.give_up(live)
         finally:
             self.running -= 1
             self._wake.set()
         if job.is_over:
             self.over(live, job)
+        elif live.late is not None:
+            await self._give_up(live, live.late)
         else:
             live.publish(job)
-            self.turns.add_first(job.id, job.order.owner)
+            self._return(live)
+
+    def _return(self, live: Live) -> None:
+        """A job has had its turn for nothing. The next one is at once, but only once: others wait, too."""
+        live.returns += 1
+        if live.returns == 1:
+            self.turns.add_first(live.job.id, live.job.order.owner)
+        else:
+            self.turns.add(live.job.id, live.job.order.owner, live.job.order.priority)
 
     def close(self) -> None:
         """Begin no other job."""

@@ -34,7 +34,7 @@ def new_id(kind: Literal["job", "file", "msg"]) -> str:
 
 
 def fraction(progress: Progress) -> float:
-    """How much of a job is done, from 0 to 1: best effort, and never falling within one try."""
+    """How much of a job is done, from 0 to 1: best effort. It falls where another machine has to begin again."""
     begin, end = _SHARES[progress.phase]
     return begin + (end - begin) * (progress.step / progress.steps if progress.steps else 0.0)
 

@@ -26,6 +26,8 @@ class Live:
         """Why its generation was stopped, when nobody cancelled it."""
         self.expiry: asyncio.TimerHandle | None = None
         """Ends a job that is not over in time."""
+        self.returns = 0
+        """How often it went back to the queue."""
         self.noted_at = 0.0
         """When its progress was last written down, by the monotonic clock."""
         self._mark: tuple[float, float] | None = None

@@ -100,7 +100,7 @@ class Studio:
         await self.on_disk(self.files.remove_orphans)
         for left in self.settings.work_dir.glob("download-*"):
             left.unlink(missing_ok=True)
-        if self.settings.residency == "resident":
+        if self.status.ttl_seconds is None:
             self._worker.load()
         self._tasks = [
             asyncio.create_task(work()) for work in (self._dispatcher.run, self._sweep, self._outbox.deliver)

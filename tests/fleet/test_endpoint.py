@@ -14,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
-from runpod_cloud import ENDPOINT, KEY, Answer, Cloud, CloudJob, runpod_cloud
+from runpod_cloud import ENDPOINT, KEY, Answer, Cloud, CloudJob, results_of, runpod_cloud
 
 from ltx2.engine import CancelFlag, Clip, Progress
 from ltx2.errors import (
@@ -33,13 +33,13 @@ from ltx2.errors import (
     TimedOut,
     WorkerCrashed,
 )
-from ltx2.fake import FakeEngine
-from ltx2.fleet import arrival, following, parcel
+from ltx2.fleet import arrival, following, parcel, pulse, remote
 from ltx2.fleet.answers import progress_of
 from ltx2.fleet.endpoint import EndpointEngine
+from ltx2.formats import OutputFormat
 from ltx2.media import bucket as bucket_module
 from ltx2.media.probe import probe_sound, probe_video
-from ltx2.payload import file_field, parse, view
+from ltx2.payload import parse, view
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe, Output
 from ltx2.settings import Settings
 
@@ -57,6 +57,7 @@ def cloud() -> Iterator[Cloud]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask after jobs, and try again, more often than a server would."""
+    monkeypatch.setattr(pulse, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(following, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(following, "PAUSE", 0.1)
     monkeypatch.setattr(following, "PAUSE_UNHEARD", 0.2)
@@ -104,16 +105,6 @@ class Generation:
         return error
 
 
-def results_of(job: CloudJob, folder: Path, **more: Any) -> dict[str, Any]:
-    """What our worker answers a job with."""
-    request, _ = parse(job.input)
-    clip = FakeEngine(Settings(data_dir=folder / "worker")).generate(request, {}, lambda _: None, CancelFlag())
-    field, prefix = file_field(request)
-    file = clip.path.read_bytes()
-    clip.path.unlink()
-    return {field: prefix + base64.b64encode(file).decode()} | view(request, clip) | more
-
-
 def taken(cloud: Cloud) -> CloudJob:
     job = cloud.take("worker", LONG)
     assert job is not None
@@ -140,12 +131,25 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("absent", "name"), [("runpod_endpoint", "LTX2_RUNPOD_ENDPOINT"), ("runpod_api_key", "RUNPOD_API_KEY")]
+    ("wrong", "name"),
+    [
+        ({"runpod_endpoint": None}, "LTX2_RUNPOD_ENDPOINT"),
+        ({"runpod_api_key": None}, "RUNPOD_API_KEY"),
+        ({"runpod_api_key": "ключ"}, "RUNPOD_API_KEY"),
+        ({"runpod_api_key": "one\ntwo"}, "RUNPOD_API_KEY"),
+    ],
 )
-def test_a_setting_that_is_missing_is_named(cloud: Cloud, tmp_path: Path, absent: str, name: str) -> None:
+def test_a_setting_that_is_missing_or_wrong_is_named(
+    cloud: Cloud, tmp_path: Path, wrong: dict[str, Any], name: str
+) -> None:
     with pytest.raises(InvalidRequest, match=name) as caught:
-        EndpointEngine(settings_for(cloud, tmp_path, **{absent: None}))
+        EndpointEngine(settings_for(cloud, tmp_path, **wrong))
     assert caught.value.field == name
+
+
+def test_a_key_may_have_a_line_feed_behind_it(cloud: Cloud, tmp_path: Path) -> None:
+    with engine_for(cloud, tmp_path, runpod_api_key=f"{KEY}\n") as engine:
+        engine.load()
 
 
 def test_a_clip_comes_back_with_its_facts_and_its_progress(
@@ -283,7 +287,52 @@ def test_a_clip_of_another_size_is_refused(cloud: Cloud, engine: EndpointEngine,
     job = taken(cloud)
     other = CloudJob({"input": {**job.input, "width": 96}})
     cloud.told(job.id, {"output": results_of(other, tmp_path)})
-    assert "64x64 was asked for, and its clip is 96x64" in str(run.error())
+    assert "the size of its clip is 96x64 and should be 64x64" in str(run.error())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_frames": 17}, "the number of frames of its clip is 17 and should be 9"),
+        ({"include_audio": False}, "the sample rate of its clip is None and should be 48000"),
+    ],
+)
+def test_a_clip_that_lacks_something_is_refused(
+    cloud: Cloud, engine: EndpointEngine, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    run = Generation(engine)
+    job = taken(cloud)
+    other = results_of(CloudJob({"input": {**job.input, **change}}), tmp_path)
+    cloud.told(job.id, {"output": results_of(job, tmp_path) | {"video": other["video"]}})
+    assert words in str(run.error())
+    assert files(tmp_path) == []
+
+
+def test_a_clip_that_was_cut_short_is_refused(cloud: Cloud, engine: EndpointEngine, tmp_path: Path) -> None:
+    run = Generation(engine)
+    job = taken(cloud)
+    told = results_of(job, tmp_path)
+    header, _, text = told["video"].partition(",")
+    half = base64.b64encode(base64.b64decode(text)[: len(text) // 2]).decode()
+    cloud.told(job.id, {"output": told | {"video": f"{header},{half}"}})
+    assert isinstance(run.error(), Internal)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("output_format", get_args(OutputFormat))
+def test_a_clip_of_every_format_is_taken(
+    cloud: Cloud, engine: EndpointEngine, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    run = Generation(engine, SMALL.model_copy(update={"output": Output(format=output_format), "fps": 60.0}))
+    finish(cloud, taken(cloud), tmp_path)
+    assert run.clip().path.suffix == f".{output_format}"
+
+
+def test_times_that_cannot_be_can_be_added_up(cloud: Cloud, engine: EndpointEngine, tmp_path: Path) -> None:
+    run = Generation(engine)
+    job = taken(cloud)
+    cloud.told(job.id, {"output": results_of(job, tmp_path, phase_seconds={"denoising": 1e308, "muxing": 1e308})})
+    assert view(SMALL, run.clip())["generation_time_seconds"] == 2 * 604_800
 
 
 @pytest.mark.parametrize(
@@ -413,6 +462,28 @@ def test_an_endpoint_that_is_down_says_so_and_comes_back(
     run.clip()
 
 
+ODD = ["[" * 100_000, '{"status": "COMPLETED", "workers": {"idle": ' + "1" * 5000 + "}}", "x" * 200_000, ""]
+"""Answers that cannot be read: too deep, a number that is too long, too large, nothing."""
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("odd", ODD, ids=["deep", "number", "large", "empty"])
+def test_answers_that_cannot_be_read_end_nothing(
+    cloud: Cloud, engine: EndpointEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, odd: str
+) -> None:
+    monkeypatch.setattr(remote, "MOST_BYTES", 100_001)
+    cloud.scripted = {route: deque([(status, odd)]) for route in ("health", "status")}
+    with pytest.raises(EngineDown):
+        engine.load()
+    until(lambda: engine.status().ready)
+    run = Generation(engine)
+    finish(cloud, taken(cloud), tmp_path)
+    run.clip()
+    cloud.scripted["run"] = deque([(status, odd)])
+    was_not_begun = status == 500 and len(odd) <= remote.MOST_BYTES
+    assert isinstance(Generation(engine).error(), EngineDown if was_not_begun else WorkerCrashed)
+
+
 def test_a_closed_port_is_a_fault_at_once(cloud: Cloud, engine: EndpointEngine) -> None:
     cloud.shut()
     began = time.monotonic()
@@ -439,8 +510,9 @@ def test_a_job_that_is_not_taken_waits_until_the_endpoint_is_well(
     assert len(cloud.jobs) == 1
 
 
+@pytest.mark.parametrize("status", [500, 403])
 def test_one_job_that_is_never_taken_does_not_hold_up_the_others(
-    cloud: Cloud, engine: EndpointEngine, tmp_path: Path
+    cloud: Cloud, engine: EndpointEngine, tmp_path: Path, status: int
 ) -> None:
     engine.load()
     errors: list[Exception] = []
@@ -448,7 +520,7 @@ def test_one_job_that_is_never_taken_does_not_hold_up_the_others(
         assert len(errors) < 4
         until(lambda: engine.status().fault is None)
         with cloud.changed:
-            cloud.scripted["run"] = deque([(500, {})])
+            cloud.scripted["run"] = deque([(status, {})])
         errors.append(Generation(engine).error())
         until(lambda: engine.status().fault is None)
         other = Generation(engine, SMALL.model_copy(update={"seed": len(errors)}))
@@ -555,6 +627,21 @@ def test_a_server_that_ends_lets_its_jobs_go_on_and_the_next_one_follows_them(cl
         new.clip()
 
 
+def test_what_failed_while_no_server_was_there_is_not_begun_again(cloud: Cloud, tmp_path: Path) -> None:
+    with engine_for(cloud, tmp_path) as first:
+        run = Generation(first)
+        cloud.wait_for(lambda: len(cloud.jobs) == 1)
+        until(lambda: bool(run.progress))
+        job = taken(cloud)
+    assert isinstance(run.error(), EngineDown)
+    cloud.told(job.id, {"error": "no room", "output": {"error_code": "out_of_memory"}})
+    with engine_for(cloud, tmp_path) as second:
+        second.load()
+        assert isinstance(Generation(second).error(), OutOfMemory)
+    assert cloud.count("run") == 1
+    assert notes(tmp_path) == []
+
+
 def test_a_server_that_was_killed_leaves_a_note_and_the_next_one_follows_it(cloud: Cloud, tmp_path: Path) -> None:
     with engine_for(cloud, tmp_path) as first:
         run = Generation(first)
@@ -573,11 +660,6 @@ def test_a_server_that_was_killed_leaves_a_note_and_the_next_one_follows_it(clou
     for left in work.iterdir():
         os.utime(left, (time.time() - 5, time.time() - 5))
     with engine_for(cloud, tmp_path) as second:
-        cloud.refusal = (503, {})
-        assert isinstance(Generation(second).error(), EngineDown)
-        assert notes(tmp_path) == [note]
-        cloud.refusal = None
-        until(lambda: second.status().ready)
         again = Generation(second)  # of no use, so that it is begun anew
         cloud.wait_for(lambda: len(cloud.jobs) == 2)
         finish(cloud, taken(cloud), tmp_path)
@@ -587,7 +669,36 @@ def test_a_server_that_was_killed_leaves_a_note_and_the_next_one_follows_it(clou
         assert sorted(files(tmp_path)) == sorted([clip.path, work / "0.mp4"])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"id": 3, "media": []}', b'{"id": "../health", "media": []}'])
+def test_a_job_of_an_earlier_server_of_which_nothing_is_heard_keeps_nobody_else(cloud: Cloud, tmp_path: Path) -> None:
+    with engine_for(cloud, tmp_path) as first:
+        run = Generation(first)
+        until(lambda: bool(run.progress))
+    assert isinstance(run.error(), EngineDown)
+    with engine_for(cloud, tmp_path) as second:
+        second.load()
+        cloud.scripted["status"] = deque([(500, {})] * 1000)
+        again = Generation(second)
+        until(lambda: len(cloud.scripted["status"]) < 998)
+        assert second.status().fault is None
+        assert len(notes(tmp_path)) == 1
+        again.flag.set()
+        assert isinstance(again.error(), Canceled)
+    assert [job.state for job in cloud.jobs.values()] == ["CANCELLED"]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"id": 3, "media": []}',
+        b'{"id": "../health", "media": []}',
+        b'{"id": "a-job"}',
+        b'{"id": "a-job", "media": ["../else"]}',
+    ],
+)
 def test_a_note_that_says_nothing_is_passed_over(cloud: Cloud, tmp_path: Path, content: bytes) -> None:
     with engine_for(cloud, tmp_path) as engine:
         folder = tmp_path / "data" / "engine" / "runpod"

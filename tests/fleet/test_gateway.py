@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from runpod_cloud import ENDPOINT, KEY, Cloud, CloudJob, runpod_cloud
+from runpod_cloud import ENDPOINT, KEY, Cloud, CloudJob, results_of, runpod_cloud
 
 from ltx2.media.probe import probe_video
 from processes import ROOT, Server, environment, running_server
 
 SMALL = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1}
-SLOW = {"width": 320, "height": 512, "num_frames": 17, "num_inference_steps": 60}
+SLOW = {"width": 320, "height": 512, "num_frames": 17, "num_inference_steps": 20}
 LONG = 120
 """Seconds that are enough for anything here, on any machine."""
 
@@ -128,10 +128,12 @@ def test_fifty_jobs_of_three_dialects_outlive_a_worker(tmp_path: Path) -> None:
         ]
         for number in range(17):
             post(server, "/v1/video/ltx2/generate", SMALL | {"prompt": f"kiapi {number}", "mode": "async"})
-            post(server, "/v1/video/async_t2v", (SLOW if number == 8 else SMALL) | {"prompt": f"task {number}"})
-        slow = job_of(cloud, "task 8")
+            post(server, "/v1/video/async_t2v", (SLOW if number == 14 else SMALL) | {"prompt": f"task {number}"})
+        slow = job_of(cloud, "task 14")
         cloud.wait_for(lambda: slow.state == "IN_PROGRESS", LONG)
-        {"worker-a": kill_a, "worker-b": kill_b}[str(slow.worker)]()
+        lost = str(slow.worker)
+        {"worker-a": kill_a, "worker-b": kill_b}[lost]()
+        cloud.lose(lost)  # at once: how long RunPod waits for its pings is of no interest here
         until(lambda: health(server)["queue_len"] == health(server)["running"] == 0)
         for answer in native:
             check_clip(base64.b64decode(answer.result(LONG)["video"].partition(",")[2]), tmp_path)
@@ -194,7 +196,7 @@ def test_media_come_by_way_of_the_worker(front: Server, data: Path) -> None:
 
 
 def test_progress_and_a_cancel_come_through(front: Server, cloud: Cloud) -> None:
-    job = begin(front, "seconds=600 to be cancelled", num_inference_steps=100)
+    job = begin(front, "seconds=200 to be cancelled", num_inference_steps=100)
 
     def is_denoising() -> bool:
         output = status(front, job).get("output") or {}
@@ -203,17 +205,17 @@ def test_progress_and_a_cancel_come_through(front: Server, cloud: Cloud) -> None
     until(is_denoising)
     assert post(front, f"/v2/any/cancel/{job}", None)["status"] in ("IN_PROGRESS", "CANCELLED")
     assert ended(front, job)["status"] == "CANCELLED"
-    there = job_of(cloud, "seconds=600 to be cancelled")
+    there = job_of(cloud, "seconds=200 to be cancelled")
     assert (there.state, there.answers) == ("CANCELLED", 0)
     assert cloud.stopped == [("fake-worker", there.id)]
     assert post(front, "/generate", SMALL | {"prompt": "the worker is free"})["num_frames"] == 9
 
 
-@pytest.mark.parametrize("code", ["out_of_memory", "content_refused", "timeout", "bug"])
-def test_a_failure_comes_through_with_its_code(front: Server, code: str) -> None:
-    failed = ended(front, begin(front, f"a lamp fail={code}"))
-    assert failed["status"] == ("TIMED_OUT" if code == "timeout" else "FAILED")
-    assert failed["output"]["error_code"] == ("internal" if code == "bug" else code)
+def test_a_failure_comes_through_with_its_code(front: Server) -> None:
+    codes = ["out_of_memory", "content_refused", "timeout", "bug"]
+    failed = [ended(front, job) for job in [begin(front, f"a lamp fail={code}") for code in codes]]
+    assert [each["status"] for each in failed] == ["FAILED", "FAILED", "TIMED_OUT", "FAILED"]
+    assert [each["output"]["error_code"] for each in failed] == [*codes[:3], "internal"]
 
 
 def test_a_worker_that_is_lost_is_tried_once_more(front: Server, cloud: Cloud) -> None:
@@ -223,8 +225,8 @@ def test_a_worker_that_is_lost_is_tried_once_more(front: Server, cloud: Cloud) -
 
 
 def test_an_endpoint_that_is_down_is_a_503_and_what_was_accepted_waits(front: Server, cloud: Cloud) -> None:
-    first, second = begin(front, "seconds=3 in hand"), begin(front, "seconds=0.1 in the queue")
-    there = job_of(cloud, "seconds=3 in hand")
+    first, second = begin(front, "seconds=1 in hand"), begin(front, "seconds=0.1 in the queue")
+    there = job_of(cloud, "seconds=1 in hand")
     with cloud.changed:  # so that it does not end in between
         cloud.wait_for(lambda: there.state == "IN_PROGRESS")
         cloud.shut()
@@ -243,17 +245,24 @@ def test_an_endpoint_that_is_down_is_a_503_and_what_was_accepted_waits(front: Se
 
 
 def test_a_gateway_that_was_killed_does_not_pay_twice(tmp_path: Path) -> None:
-    with runpod_cloud() as cloud, worker(tmp_path, cloud, "worker", LTX2_ENGINE="fake"):
+    """Eight are in hand, and four of them are of the same clip."""
+    with runpod_cloud() as cloud:
         with gateway(tmp_path, cloud) as server:
-            job = begin(server, "seconds=6 for two servers")
-            there = job_of(cloud, "seconds=6 for two servers")
-            cloud.wait_for(lambda: there.state == "IN_PROGRESS", LONG)
-            until(lambda: bool(list((server.data_dir / "engine" / "runpod").glob("*.json"))))
+            jobs = [begin(server, "for two servers", seed=max(3, number)) for number in range(8)]
+            until(lambda: len(list((server.data_dir / "engine" / "runpod").glob("*.json"))) == 8)
+            taken = [cloud.take("worker") for _ in range(8)]
             server.process.kill()
+        for there in taken[:4]:
+            assert there is not None
+            cloud.told(there.id, {"output": results_of(there, tmp_path)})
         with gateway(tmp_path, cloud) as server:
-            assert ended(server, job)["status"] == "COMPLETED"
+            for there in taken[4:]:
+                assert there is not None
+                cloud.told(there.id, {"output": results_of(there, tmp_path)})
+            assert {ended(server, job)["status"] for job in jobs} == {"COMPLETED"}
             assert not list((server.data_dir / "engine" / "runpod").iterdir())
-        assert (list(cloud.jobs), there.starts, cloud.count("run")) == ([there.id], 1, 1)
+        assert cloud.count("run") == 8
+        assert {there.starts for there in cloud.jobs.values()} == {1}
 
 
 def test_a_server_of_ours_can_be_the_endpoint(tmp_path: Path) -> None:
@@ -276,6 +285,7 @@ def test_a_server_of_ours_can_be_the_endpoint(tmp_path: Path) -> None:
             until(lambda: health(behind)["running"] == health(behind)["queue_len"] == 0)
             behind.process.terminate()
             behind.process.wait(LONG)
+            begin(front, "cannot be sent")
             until(lambda: health(front)["fault"] == "the RunPod endpoint cannot be reached")
             refused = http.post(front.url + "/generate", json=SMALL | {"prompt": "new"})
             assert refused.status_code == 503

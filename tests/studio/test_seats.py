@@ -1,6 +1,8 @@
 """An engine that makes several clips at the same time, and one that goes away and comes back."""
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from quick import QuickEngine, in_loop, running_studio, until
+from sqlalchemy import event
 
 from ltx2.dialects.app import create_app
-from ltx2.errors import EngineDown
+from ltx2.errors import EngineDown, TimedOut
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
+from ltx2.studio import dispatch, worker
 from ltx2.studio.job import Job, Order
 from ltx2.studio.store import Store
 from ltx2.studio.studio import Studio
@@ -154,3 +158,63 @@ async def test_the_time_it_waits_on_another_machine_is_not_the_generations(tmp_p
         assert (await studio.job(job.id, "")).state == "running"
         engine.step.set()
         assert (await studio.result(job)).state == "succeeded"
+
+
+@pytest.mark.parametrize("seats", [1, 2])
+@in_loop
+async def test_a_job_that_always_goes_back_does_not_keep_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seats: int
+) -> None:
+    monkeypatch.setattr(worker, "DOWN_SECONDS", 0.02)
+    monkeypatch.setattr(dispatch, "SECONDS_BETWEEN_LOOKS", 0.02)
+    async with running_studio(tmp_path, seats=seats) as (studio, engine):
+        engine.unlucky = "down"
+        unlucky = await send(studio, "down")
+        others = [await send(studio, f"x{n}") for n in range(4)]
+        ended = await asyncio.gather(*(studio.result(job) for job in others))
+        assert {job.state for job in ended} == {"succeeded"}
+        assert tries(studio, unlucky) <= 1
+        assert not (await studio.job(unlucky.id, "")).is_over
+        engine.unlucky = None
+        assert (await studio.result(unlucky)).tries == 1
+
+
+@pytest.mark.parametrize("limit", ["ttl_seconds", "run_seconds"])
+@in_loop
+async def test_a_job_whose_time_is_over_does_not_wait_for_an_engine_that_is_down(tmp_path: Path, limit: str) -> None:
+    async with running_studio(tmp_path) as (studio, engine):
+        job = await send(studio, "gone", **{limit: 0.05})
+        await until(lambda: engine.running == 1)
+        await until(lambda: studio._live[job.id].late is not None)
+        engine.fault = "gone"
+        engine.step.set()
+        with pytest.raises(TimedOut):
+            await studio.result(job)
+        assert (studio.running, studio.queue_len) == (0, 0)
+
+
+@in_loop
+async def test_an_end_that_cannot_be_written_down_is_no_failure(tmp_path: Path) -> None:
+    engine = QuickEngine(Settings(data_dir=tmp_path, shutdown_seconds=1), seats=4)
+    studio = Studio(engine.settings, engine)
+    event.listen(studio._database._engine, "connect", lambda it, _: it.execute("PRAGMA busy_timeout=50"))
+    studio._database._engine.dispose()  # and begin anew
+    await studio.start()
+    jobs = [await send(studio, "wait") for _ in range(4)]
+    await until(lambda: engine.running == 4)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        closing = asyncio.create_task(studio.close())
+        await until(lambda: studio.running == 0)
+        other.execute("ROLLBACK")
+        await closing
+    async with running_studio(tmp_path, seats=4) as (studio, engine):
+        engine.step.set()
+        states = [(await studio.result(await studio.job(job.id, ""))).state for job in jobs]
+        assert states == ["succeeded"] * 4
+
+
+@in_loop
+async def test_an_engine_without_a_model_of_its_own_is_loaded_whatever_is_set(tmp_path: Path) -> None:
+    async with running_studio(tmp_path, residency="idle:600") as (_, engine):
+        await until(engine.loaded.is_set)
