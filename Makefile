@@ -43,6 +43,7 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m bench.reliability
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 
 serve: setup
 	$(BIN)/python server.py

@@ -44,7 +44,7 @@ class Builder:
     def import_base(self, archive: Path) -> str:
         """Give a root filesystem the name that the Dockerfile's FROM has."""
         found = re.search(r"^FROM (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-        name = f"docker.io/{found[1] if found else ''}"
+        name = found[1] if found else ""
         container = self("from", "scratch")
         self("add", "--quiet", container, str(archive.resolve()), "/")
         self("config", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)

@@ -8,18 +8,22 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import math
 import os
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, EngineDown, InvalidRequest, LTX2Error, NotReady, WorkerCrashed
 from ltx2.fleet.link import Ended, Events, Link, Woken
 from ltx2.fleet.messages import Cancel, Connected, Failure, Generate, Load, Message, Start
+from ltx2.fleet.replica import Limit
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -29,6 +33,8 @@ LOCAL = "ltx2.model.local:LocalEngine"
 FAKE = "ltx2.fake:FakeEngine"
 SECONDS_TO_HEED = 60.0
 """How long an actor may go on after a cancel before it is taken for one that hangs."""
+SECONDS_TO_ANSWER = 10.0
+"""How long the driver may be silent after that, and after a deadline, before it is taken for one that hangs."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Between two tries to reach a cluster that is gone, in seconds; each is twice as long as the one before."""
 DOWN = "the Ray cluster cannot be reached"
@@ -48,7 +54,7 @@ class ClusterEngine:
         seconds_to_heed: how long after a cancel an actor is killed that goes on all the same.
 
     Raises:
-        InvalidRequest: there would be fewer actors at most than at least.
+        InvalidRequest: there would be fewer actors at most than at least, or the address is none.
         NotReady: Ray is not installed.
     """
 
@@ -56,7 +62,7 @@ class ClusterEngine:
         if settings.ray_min_actors > settings.ray_max_actors:
             message = f"LTX2_RAY_MAX_ACTORS must be LTX2_RAY_MIN_ACTORS at least, which is {settings.ray_min_actors}"
             raise InvalidRequest(message, field="LTX2_RAY_MAX_ACTORS")
-        if settings.ray_address is not None and "://" in settings.ray_address:
+        if settings.ray_address is not None and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", settings.ray_address):
             message = "LTX2_RAY_ADDRESS must be host:port of the cluster's head, or auto: run the server in the cluster"
             raise InvalidRequest(message, field="LTX2_RAY_ADDRESS")
         if importlib.util.find_spec("ray") is None:
@@ -96,7 +102,7 @@ class ClusterEngine:
 
     def load(self) -> None:
         """As :class:`ltx2.engine.Engine` has it. Any thread may call it, also during generations."""
-        self._asked(Load, lambda _progress: None, CancelFlag())
+        self._asked(Load, lambda _progress: None, CancelFlag(), math.inf)
 
     def generate(
         self,
@@ -107,7 +113,9 @@ class ClusterEngine:
     ) -> Clip:
         if cancelled():
             raise Canceled("the generation was cancelled")
-        clip = self._asked(lambda number: Generate(number, request, dict(media)), on_progress, cancelled)
+        # to wait for an actor may take as long as to generate
+        longest = 2 * self._start.settings.deadline_seconds + SECONDS_TO_ANSWER
+        clip = self._asked(lambda number: Generate(number, request, dict(media)), on_progress, cancelled, longest)
         assert clip is not None  # noqa: S101 - only loading has no answer
         return clip
 
@@ -117,6 +125,7 @@ class ClusterEngine:
             link = self._link
         if link is not None:
             link.end()
+            self._sweep()
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -129,16 +138,26 @@ class ClusterEngine:
                 self._users -= 1
                 self._used_at = time.monotonic()
 
-    def _asked(self, message: Callable[[int], Message], on_progress: OnProgress, cancelled: CancelFlag) -> Clip | None:
-        """What something has come to that the driver is asked for."""
+    def _asked(
+        self, message: Callable[[int], Message], on_progress: OnProgress, cancelled: CancelFlag, longest: float
+    ) -> Clip | None:
+        """What something has come to that the driver is asked for, which is killed if it takes too long to say so."""
         with self._in_use():
             number = next(self._numbers)
             link = self._linked()
             events = link.enter(number)
+            # the driver itself sees to all limits; who waits for one that hangs may be in the middle of telling it
+            limit = Limit(link.kill)
+
+            def wake() -> None:
+                limit.set(self._start.seconds_to_heed + SECONDS_TO_ANSWER)
+                events.put(Woken())
+
             try:
-                cancelled.when_set(lambda: events.put(Woken()))
-                return self._answer(link, number, message, events, on_progress, cancelled)
+                cancelled.when_set(wake)
+                return self._answer(link, number, message, events, on_progress, cancelled, partial(limit.set, longest))
             finally:
+                limit.end()
                 link.leave(number)
 
     def _answer(
@@ -149,11 +168,13 @@ class ClusterEngine:
         events: Events,
         on_progress: OnProgress,
         cancelled: CancelFlag,
+        begin: Callable[[], None],
     ) -> Clip | None:
         is_sent = is_begun = False
         while True:
             match events.get():
                 case Connected():
+                    begin()
                     link.send(message(number))
                     is_sent = True
                     if cancelled():

@@ -21,7 +21,6 @@ from ltx2.engine import CancelFlag, Clip, Progress
 from ltx2.errors import Internal, LTX2Error
 from ltx2.fleet.messages import Cancel, Connected, Failure, Generate, Load, Message, Reply, Start, Told
 from ltx2.fleet.pool import Pool
-from ltx2.fleet.replica import Order
 from ltx2.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,8 +85,10 @@ class _Driver:
                     case Generate() as order:
                         flag = self._flags[order.number] = CancelFlag()
                         self._threads.submit(self._answer, order.number, partial(self._generate, order, flag))
-                    case Cancel() as cancel if cancel.number in self._flags:
-                        self._flags[cancel.number].set()
+                    case Cancel() as cancel:
+                        # it may be over, or be so in this very moment
+                        if given := self._flags.get(cancel.number):
+                            given.set()
         except (EOFError, OSError):
             pass
         finally:
@@ -99,7 +100,7 @@ class _Driver:
             self._tell(Told(order.number, progress))
 
         try:
-            return self._pool.generate(Order(order.number, order.request, order.media), on_progress, flag)
+            return self._pool.generate(order.request, order.media, on_progress, flag)
         finally:
             self._flags.pop(order.number)
 
@@ -145,7 +146,8 @@ def connected(settings: Settings) -> dict[str, Any]:
         # CPUs are only counted: each actor takes one, and Ray starts a process for each beforehand
         ray.init(address="local", num_cpus=most, include_dashboard=False, object_store_memory=room, **common)
     else:
-        _probe(settings.ray_address)
+        if settings.ray_address != "auto":
+            _probe(settings.ray_address)
         ray.init(address=settings.ray_address, **common)
     # Ray's own handler would end this process in the middle of everything, by an exception
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -196,6 +198,5 @@ def check() -> None:
 
 def _probe(address: str) -> None:
     """Fail at once where nobody listens: Ray tries for minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()

@@ -3,14 +3,14 @@
 Nothing here polls. Whoever wants an actor is handed one by whoever has done with it, or is told why there is none.
 """
 
-import contextlib
+import itertools
 import logging
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, GpuLost, Internal, LTX2Error, NotReady, TimedOut, WorkerCrashed
 from ltx2.fleet.actor import METHODS, Actor, Said, Started
 from ltx2.fleet.messages import Failure
-from ltx2.fleet.replica import HINT, Limit, Order, Replica, brief, clear, later
+from ltx2.fleet.replica import HINT, Limit, Order, Replica, brief, clear, later, settle
+from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Pool:
         self._replicas: list[Replica] = []
         self._waiters: deque[_Waiter] = deque()
         self._made = 0
+        self._numbers = itertools.count(1)
         self._restarts = 0
         self._unplaced_in_a_row = 0
         self._fault: str | None = None
@@ -97,9 +99,17 @@ class Pool:
             waiter = self._waiting(lambda _progress: None)
         self._give_back(waiter.replica.result())
 
-    def generate(self, order: Order, on_progress: OnProgress, cancelled: CancelFlag) -> Clip:
+    def generate(
+        self,
+        request: GenerationRequest,
+        media: Mapping[str, bytes],
+        on_progress: OnProgress,
+        cancelled: CancelFlag,
+    ) -> Clip:
         """As :class:`ltx2.engine.Engine` has it."""
         replica, waited = self._taken(on_progress, cancelled)
+        # only now: who asked first need not be the first to have this actor
+        order = Order(next(self._numbers), request, media)
         outcome: Future[Clip] = Future()
         limit = Limit(lambda: self._overdue(replica, outcome, cancelled))
 
@@ -271,26 +281,26 @@ class Pool:
             self._refuse(replica, NotReady("no actor can be started in the Ray cluster; the server's log says why"))
 
     def _refuse(self, replica: Replica, error: LTX2Error) -> None:
-        """An actor has no model: whoever waits longest hears why, unless other actors have one."""
+        """An actor has no model: all who wait hear why, unless there are others that have one or may come to."""
         log.warning("%s cannot be used: %s", replica, error)
         with self._lock:
-            if any(other.status for other in self._replicas):
+            if self._replicas:
                 return
-            waiter = self._waiters.popleft() if self._waiters else None
+            refused, self._waiters = self._waiters, deque()
             self._is_ready, self._fault = False, error.message
             self._tell()
-        if waiter is not None:
+        for waiter in refused:
             waiter.replica.set_exception(error)
 
     def _overdue(self, replica: Replica, outcome: "Future[Clip]", cancelled: CancelFlag) -> None:
         """A generation takes too long, or does not heed a cancel. What it is doing ends with its actor."""
         is_dropped = self._drop(replica, is_lost=True)
         if cancelled():
-            _settle(outcome, Canceled("the generation was cancelled"))
+            settle(outcome, Canceled("the generation was cancelled"))
         else:
             allowed = f"{self._settings.deadline_seconds:g} seconds allowed here"
             hint = "ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS"
-            _settle(outcome, TimedOut(f"the generation took longer than the {allowed}", hint=hint))
+            settle(outcome, TimedOut(f"the generation took longer than the {allowed}", hint=hint))
         if is_dropped:
             self._replace(replica, "took too long and is killed")
 
@@ -301,24 +311,24 @@ class Pool:
         target = self._settings.work_dir / f"{uuid.uuid4().hex}.{order.request.output.format}"
         try:
             clip = replica.receive(order, target, on_progress, outcome.done)
-            if not _settle(outcome, clip):
+            if not settle(outcome, clip):
                 target.unlink(missing_ok=True)
         except GpuLost as error:
             self._lose(replica, "has lost its GPU")
-            _settle(outcome, error)
+            settle(outcome, error)
         except LTX2Error as error:
-            _settle(outcome, error)
+            settle(outcome, error)
         except ray.exceptions.RayTaskError as error:  # a bug of ours in what the actor does for Ray
             self._lose(replica, f"failed: {brief(error)}")
-            _settle(outcome, Internal("the generation failed; the server's log says why"))
+            settle(outcome, Internal("the generation failed; the server's log says why"))
         except ray.exceptions.RayError as error:
             self._lose(replica, f"ended: {brief(error)}")
             what = "server was shut down" if self._is_closed else "actor ended"
-            _settle(outcome, WorkerCrashed(f"the {what} in the middle of the generation", hint=HINT))
+            settle(outcome, WorkerCrashed(f"the {what} in the middle of the generation", hint=HINT))
         except Exception:
             log.exception("a generation failed")
             self._lose(replica, "may still be making what nobody wants")
-            _settle(outcome, Internal("the generation failed; the server's log says why"))
+            settle(outcome, Internal("the generation failed; the server's log says why"))
 
     def _tell(self) -> None:
         """Tell how things are. Call it with the lock."""
@@ -332,14 +342,3 @@ class Pool:
             restarts=self._restarts,
         )
         self._changed(status)
-
-
-def _settle(outcome: "Future[Clip]", come_to: Clip | LTX2Error) -> bool:
-    """Whether it was not settled before."""
-    with contextlib.suppress(InvalidStateError):
-        if isinstance(come_to, Clip):
-            outcome.set_result(come_to)
-        else:
-            outcome.set_exception(come_to)
-        return True
-    return False

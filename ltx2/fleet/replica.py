@@ -4,12 +4,13 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ltx2.engine import Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, GpuLost, WorkerCrashed
+from ltx2.errors import Canceled, GpuLost, LTX2Error, WorkerCrashed
 from ltx2.fleet.messages import Failure
 from ltx2.media.partial import written_beside
 from ltx2.request import GenerationRequest
@@ -23,7 +24,7 @@ HINT = "send the request again; the server's log may say more"
 
 @dataclass(frozen=True)
 class Order:
-    """What an actor is asked for. Numbers grow."""
+    """What an actor is asked for. Of those that it gets the numbers grow."""
 
     number: int
     request: GenerationRequest
@@ -121,6 +122,17 @@ def later(seconds: float, action: Callable[..., None], *arguments: object) -> th
     timer.daemon = True
     timer.start()
     return timer
+
+
+def settle(outcome: "Future[Clip]", come_to: Clip | LTX2Error) -> bool:
+    """Whether it was not settled before."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(come_to, Clip):
+            outcome.set_result(come_to)
+        else:
+            outcome.set_exception(come_to)
+        return True
+    return False
 
 
 def clear(replicas: list[Replica]) -> None:
