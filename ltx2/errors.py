@@ -27,7 +27,8 @@ LTX2Error
 Codes are part of the public contract; HTTP statuses belong to the dialects.
 """
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 
 class LTX2Error(Exception):
@@ -149,3 +150,30 @@ def error_of(code: str, message: str, *, field: str | None = None, hint: str | N
         kinds += kind.__subclasses__()
     found = next((kind for kind in kinds[1:] if kind.code == code), Internal)
     return found(message, field=field, hint=hint)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as a value, to be written down or sent: an exception would take its traceback along."""
+
+    code: str
+    message: str
+    field: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: LTX2Error) -> Self:
+        return cls(error.code, error.message, error.field, error.hint)
+
+    @property
+    def error(self) -> LTX2Error:
+        """To be raised at a caller who waits."""
+        return error_of(self.code, self.message, field=self.field, hint=self.hint)
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True)
+class LastFailure(Failure):
+    """The last word of a process that is of no use any more."""

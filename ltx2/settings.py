@@ -104,7 +104,11 @@ class Settings(BaseSettings):
     remote_jobs: Annotated[int, Field(gt=0, le=256)] = Field(
         8, description="generations that are sent to the endpoint at the same time, waiting there included"
     )
-    ray_address: str | None = Field(None, min_length=1, description="of the Ray cluster; without, one on this machine")
+    ray_address: str | None = Field(
+        None,
+        min_length=1,
+        description="host:port of the Ray cluster's head, or auto; without, a cluster is started on this machine",
+    )
     ray_min_actors: Annotated[int, Field(ge=0, le=256)] = Field(
         1, description="actors, each with a model and a GPU, that are kept"
     )

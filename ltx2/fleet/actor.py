@@ -22,8 +22,7 @@ from pathlib import Path
 
 from ltx2.checker import checked
 from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress, has_lost_gpu
-from ltx2.errors import Internal, LTX2Error, NotReady
-from ltx2.fleet.messages import Failure
+from ltx2.errors import Failure, Internal, LastFailure, LTX2Error, NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -144,11 +143,11 @@ class Actor:
             engine = checked(getattr(importlib.import_module(module), name)(self._settings), self._settings)
             engine.load()
         except LTX2Error as error:
-            self._said.put(Failure.of(error, is_last=True))
+            self._said.put(LastFailure.of(error))
         except Exception:
             log.exception("the model cannot be used")
             failed = NotReady("the model could not be loaded; the server's log says why")
-            self._said.put(Failure.of(failed, is_last=True))
+            self._said.put(LastFailure.of(failed))
         else:
             self._said.put(engine.status())
             return engine
@@ -163,7 +162,7 @@ class Actor:
         except Exception as error:
             log.exception("a generation failed")
             failed = Internal("the generation failed; the server's log says why")
-            answer = Failure.of(failed, is_last=has_lost_gpu(error))
+            answer = LastFailure.of(failed) if has_lost_gpu(error) else Failure.of(failed)
         self._said.put(engine.status())
         order.answers.put(answer)
 

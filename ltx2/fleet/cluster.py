@@ -20,9 +20,9 @@ from dataclasses import replace
 from functools import partial
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, EngineDown, InvalidRequest, LTX2Error, NotReady, WorkerCrashed
+from ltx2.errors import Canceled, EngineDown, Failure, InvalidRequest, LTX2Error, NotReady, WorkerCrashed
 from ltx2.fleet.link import Ended, Events, Link, Woken
-from ltx2.fleet.messages import Cancel, Connected, Failure, Generate, Load, Message, Start
+from ltx2.fleet.messages import Cancel, Connected, Generate, Load, Message, Start
 from ltx2.fleet.replica import Limit
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ltx2.engine import CancelFlag, Clip, Progress
-from ltx2.errors import Internal, LTX2Error
-from ltx2.fleet.messages import Cancel, Connected, Failure, Generate, Load, Message, Reply, Start, Told
+from ltx2.errors import Failure, Internal, LTX2Error
+from ltx2.fleet.messages import Cancel, Connected, Generate, Load, Message, Reply, Start, Told
 from ltx2.fleet.pool import Pool
 from ltx2.settings import Settings
 

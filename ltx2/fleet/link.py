@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ltx2.engine import Clip, EngineStatus, Progress
-from ltx2.fleet.messages import Connected, Failure, Message, Reply, Start, Told
+from ltx2.errors import Failure
+from ltx2.fleet.messages import Connected, Message, Reply, Start, Told
 
 SECONDS_TO_CONNECT = 120.0
 """How long it may take to connect to a cluster, or to start one."""

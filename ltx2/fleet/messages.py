@@ -2,32 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from ltx2.engine import Clip, EngineStatus, Progress
-from ltx2.errors import LTX2Error, error_of
+from ltx2.errors import Failure
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error as a value: exceptions would travel with their traceback."""
-
-    code: str
-    message: str
-    field: str | None = None
-    hint: str | None = None
-    is_last: bool = False
-    """Whether whoever says it is of no more use."""
-
-    @classmethod
-    def of(cls, error: LTX2Error, *, is_last: bool = False) -> Self:
-        return cls(error.code, error.message, error.field, error.hint, is_last)
-
-    @property
-    def error(self) -> LTX2Error:
-        return error_of(self.code, self.message, field=self.field, hint=self.hint)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, GpuLost, Internal, LTX2Error, NotReady, TimedOut, WorkerCrashed
+from ltx2.errors import Canceled, Failure, GpuLost, Internal, LTX2Error, NotReady, TimedOut, WorkerCrashed
 from ltx2.fleet.actor import METHODS, Actor, Said, Started
-from ltx2.fleet.messages import Failure
 from ltx2.fleet.replica import HINT, Limit, Order, Replica, brief, clear, later, settle
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings

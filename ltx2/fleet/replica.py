@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.engine import Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, GpuLost, LTX2Error, WorkerCrashed
-from ltx2.fleet.messages import Failure
+from ltx2.errors import Canceled, Failure, GpuLost, LastFailure, LTX2Error, WorkerCrashed
 from ltx2.media.partial import written_beside
 from ltx2.request import GenerationRequest
 
@@ -83,7 +82,7 @@ class Replica:
                     case Clip():
                         return replace(said, path=target)
                     case Failure():
-                        raise GpuLost(said.message, hint=said.hint) if said.is_last else said.error
+                        raise GpuLost(said.message, hint=said.hint) if isinstance(said, LastFailure) else said.error
         raise WorkerCrashed("the generation has ended without an answer", hint=HINT)
 
 

@@ -20,11 +20,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from ltx2.checker import checked
 from ltx2.engine import CancelFlag, Clip, Engine, EngineStatus, Progress, has_lost_gpu
-from ltx2.errors import Internal, LTX2Error, NotReady, error_of
+from ltx2.errors import Failure, Internal, LastFailure, LTX2Error, NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -58,26 +58,6 @@ class Generate:
 @dataclass(frozen=True)
 class Cancel:
     """Cancel what was sent last."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The answer when there is no clip, or no model."""
-
-    code: str
-    message: str
-    field: str | None
-    hint: str | None
-    is_last: bool
-    """The process ends after it."""
-
-    @classmethod
-    def of(cls, error: LTX2Error, *, is_last: bool = False) -> Self:
-        return cls(error.code, error.message, error.field, error.hint, is_last)
-
-    @property
-    def error(self) -> LTX2Error:
-        return error_of(self.code, self.message, field=self.field, hint=self.hint)
 
 
 @dataclass(frozen=True)
@@ -278,11 +258,11 @@ class _Worker:
             engine = checked(getattr(importlib.import_module(module), name)(start.settings), start.settings)
             engine.load()
         except LTX2Error as error:
-            self._tell(Failure.of(error, is_last=True))
+            self._tell(LastFailure.of(error))
         except Exception:
             log.exception("the model cannot be used")
             failed = NotReady("the model could not be loaded; the server's log says why")
-            self._tell(Failure.of(failed, is_last=True))
+            self._tell(LastFailure.of(failed))
         else:
             self._tell(engine.status())
             return engine
@@ -299,7 +279,8 @@ class _Worker:
         except Exception as error:
             log.exception("a generation failed")
             is_last = has_lost_gpu(error)
-            answer = Failure.of(Internal("the generation failed; the server's log says why"), is_last=is_last)
+            failed = Internal("the generation failed; the server's log says why")
+            answer = LastFailure.of(failed) if is_last else Failure.of(failed)
         self._tell(engine.status())
         self._tell(answer)
         return not is_last

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ltx2.engine import ClipFacts, Phase, Progress
-from ltx2.errors import LTX2Error, error_of
+from ltx2.errors import Failure
 from ltx2.request import GenerationRequest
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -65,28 +65,6 @@ class Order:
     """How long after it was sent the job must be over."""
     clip_seconds: float | None = None
     """How long the clip is kept, where that is less than the server keeps files."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job failed."""
-
-    code: str
-    message: str
-    field: str | None = None
-    hint: str | None = None
-
-    @classmethod
-    def of(cls, error: LTX2Error) -> "Failure":
-        return cls(error.code, error.message, error.field, error.hint)
-
-    @property
-    def error(self) -> LTX2Error:
-        """To be raised at a caller who waits."""
-        return error_of(self.code, self.message, field=self.field, hint=self.hint)
-
-    def __str__(self) -> str:
-        return str(self.error)
 
 
 @dataclass(frozen=True)

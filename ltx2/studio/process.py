@@ -19,10 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, LTX2Error, NotReady, TimedOut, WorkerCrashed
+from ltx2.errors import Canceled, Failure, LastFailure, LTX2Error, NotReady, TimedOut, WorkerCrashed
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
-from ltx2.studio.child import SECONDS_TO_END, Cancel, Child, Ended, Event, Failure, Generate, Start, Woken
+from ltx2.studio.child import SECONDS_TO_END, Cancel, Child, Ended, Event, Generate, Start, Woken
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class ProcessEngine:
         if isinstance(event, EngineStatus):
             child.status = self._known = event
             self._is_ready, self._fault = True, None
-        elif isinstance(event, Failure) and event.is_last:
+        elif isinstance(event, LastFailure):
             child.is_over = True
             if child.status is None:
                 child.is_wanted = self._is_ready = False
@@ -226,7 +226,7 @@ class ProcessEngine:
             seconds = {**answer.seconds, "loading": answer.seconds.get("loading", 0.0) + waited}
             return replace(answer, seconds=seconds)
         if isinstance(answer, Failure):
-            if answer.is_last:
+            if isinstance(answer, LastFailure):
                 child.finish()
             raise answer.error
         self._sweep()

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, true,
 from sqlalchemy.exc import IntegrityError
 
 from ltx2.engine import ClipFacts, Progress
-from ltx2.errors import Internal, InvalidRequest, NotFound
+from ltx2.errors import Failure, Internal, InvalidRequest, NotFound
 from ltx2.request import GenerationRequest
 from ltx2.studio.database import ANY_REQUEST, Database, deliveries, jobs
 from ltx2.studio.files import FileRecord, insert_file
-from ltx2.studio.job import MOST_TRIES, TERMINAL, Failure, Job, Order, State, new_id
+from ltx2.studio.job import MOST_TRIES, TERMINAL, Job, Order, State, new_id
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from ltx2.engine import Clip, Engine, Progress
 from ltx2.errors import (
     Canceled,
     EngineDown,
+    Failure,
     Internal,
     InvalidRequest,
     LTX2Error,
@@ -25,7 +26,7 @@ from ltx2.errors import (
     WorkerCrashed,
 )
 from ltx2.studio.files import FileRecord, Files
-from ltx2.studio.job import MOST_TRIES, Failure, Job
+from ltx2.studio.job import MOST_TRIES, Job
 from ltx2.studio.live import Live
 from ltx2.studio.store import Store
 

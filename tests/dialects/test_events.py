@@ -17,9 +17,9 @@ import pytest
 
 from ltx2.dialects.events import stream, view
 from ltx2.engine import Progress
-from ltx2.errors import NotFound
+from ltx2.errors import Failure, NotFound
 from ltx2.request import GenerationRequest
-from ltx2.studio.job import Failure, Job, Order
+from ltx2.studio.job import Job, Order
 from processes import Server, running_server, wait_until_warm
 
 PHASES = ["queued", "loading", "encoding", "denoising", "decoding", "muxing"]

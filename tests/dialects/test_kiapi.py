@@ -19,12 +19,12 @@ from ltx2.dialects.base import STATUS
 from ltx2.dialects.kiapi import check, owns, prefers_json, render_error
 from ltx2.dialects.kiapi_bodies import GenerateRequest, UnknownModel, to_request, view
 from ltx2.engine import ClipFacts, Progress
-from ltx2.errors import InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut, UnknownFile
+from ltx2.errors import Failure, InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut, UnknownFile
 from ltx2.media.probe import probe_video
 from ltx2.payload import invalid, parse
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
-from ltx2.studio.job import Failure, Job, Order
+from ltx2.studio.job import Job, Order
 from ltx2.studio.store import fingerprint
 from processes import Server, running_server, wait_until_warm
 

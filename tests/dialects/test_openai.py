@@ -22,6 +22,7 @@ from ltx2.dialects.openai import event, owns, render_error
 from ltx2.dialects.openai_bodies import CreateVideo, RemixVideo, from_texts, job_of, name_of, notes, read, to_request
 from ltx2.engine import Progress
 from ltx2.errors import (
+    Failure,
     Internal,
     InvalidRequest,
     LTX2Error,
@@ -34,7 +35,7 @@ from ltx2.errors import (
 from ltx2.payload import GenerateBody, Sources
 from ltx2.request import GenerationRequest, Guidance, Keyframe
 from ltx2.settings import Settings
-from ltx2.studio.job import Failure, Job, Order
+from ltx2.studio.job import Job, Order
 from processes import ROOT, Server, free_port, running_server, wait_until_warm
 
 SETTINGS = Settings()

@@ -27,10 +27,10 @@ from ltx2.dialects.app import create_app
 from ltx2.dialects.runpod import owns, render_error
 from ltx2.dialects.runpod_bodies import RunRequest, again_order, limits_of, status_of, view
 from ltx2.engine import Progress
-from ltx2.errors import InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull
+from ltx2.errors import Failure, InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull
 from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest
-from ltx2.studio.job import Failure, Job, Order
+from ltx2.studio.job import Job, Order
 from ltx2.studio.studio import Studio
 from processes import ROOT, Server, environment, running_server, wait_until_warm
 

@@ -19,10 +19,10 @@ from starlette.types import Message
 from ltx2.dialects.base import STATUS
 from ltx2.dialects.forms import read_form
 from ltx2.dialects.tasks import ImageToVideo, TextToVideo, owns, render_error, to_request, view
-from ltx2.errors import InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull, StorageFull, Unauthorized
+from ltx2.errors import Failure, InvalidRequest, LTX2Error, NotFound, OutOfMemory, QueueFull, StorageFull, Unauthorized
 from ltx2.media.probe import probe_video
 from ltx2.request import GenerationRequest, Guidance, Keyframe
-from ltx2.studio.job import Failure, Job, Order
+from ltx2.studio.job import Job, Order
 from processes import Server, running_server, wait_until_warm
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9}

@@ -19,6 +19,7 @@ from PIL import Image
 from ltx2.engine import CancelFlag, Engine, Progress
 from ltx2.errors import (
     Canceled,
+    Failure,
     Internal,
     InvalidRequest,
     NotReady,
@@ -31,7 +32,7 @@ from ltx2.fleet import actor as actor_module
 from ltx2.fleet import cluster as cluster_module
 from ltx2.fleet.actor import PREFIX, own_folder
 from ltx2.fleet.cluster import ClusterEngine
-from ltx2.fleet.messages import Cancel, Failure
+from ltx2.fleet.messages import Cancel
 from ltx2.fleet.messages import Generate as Asked
 from ltx2.media.probe import probe_sound, probe_video
 from ltx2.request import Keyframe

@@ -18,12 +18,12 @@ from sqlalchemy import inspect, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ltx2.engine import ClipFacts, Progress
-from ltx2.errors import InvalidRequest, NotFound, NotReady, OutOfMemory
+from ltx2.errors import Failure, InvalidRequest, NotFound, NotReady, OutOfMemory
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe, Output
 from ltx2.settings import Settings
 from ltx2.studio.database import Database, deliveries, facts, files, jobs, lock_places
 from ltx2.studio.files import FileRecord
-from ltx2.studio.job import Failure, Job, Order, new_id
+from ltx2.studio.job import Job, Order, new_id
 from ltx2.studio.store import Store, fingerprint
 
 ROOT = Path(__file__).parent.parent.parent
