@@ -140,26 +140,29 @@ class Database:
             url = f"sqlite:///{settings.data_dir / 'jobs.db'}"
         else:
             url = settings.database_url.get_secret_value()
-        try:
-            # the parameters of a statement that fails are what callers sent
-            self._engine = create_engine(url, hide_parameters=True)
-            if self._engine.dialect.name == "sqlite":
-                event.listen(self._engine, "connect", _durable)
-            metadata.create_all(self._engine)
-            known = self._facts()
-            if known["version"] in _EARLIER:
-                known["version"] = self._upgrade()
-        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
-            # a driver's own words may have the password
-            raise NotReady(
-                f"the database cannot be opened ({type(error).__name__})",
-                hint="see LTX2_DATABASE_URL, and whether this user can write to LTX2_DATA_DIR",
-            ) from None
-        if known["version"] != VERSION:
-            raise NotReady(
-                f"the database has tables of version {known['version']}, this server knows {VERSION}",
-                hint="use the server that made them, or another LTX2_DATA_DIR or LTX2_DATABASE_URL",
-            )
+        with ExitStack() as undo:
+            try:
+                # the parameters of a statement that fails are what callers sent
+                self._engine = create_engine(url, hide_parameters=True)
+                undo.callback(self._engine.dispose)
+                if self._engine.dialect.name == "sqlite":
+                    event.listen(self._engine, "connect", _durable)
+                metadata.create_all(self._engine)
+                known = self._facts()
+                if known["version"] in _EARLIER:
+                    known["version"] = self._upgrade()
+            except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+                # a driver's own words may have the password
+                raise NotReady(
+                    f"the database cannot be opened ({type(error).__name__})",
+                    hint="see LTX2_DATABASE_URL, and whether this user can write to LTX2_DATA_DIR",
+                ) from None
+            if known["version"] != VERSION:
+                raise NotReady(
+                    f"the database has tables of version {known['version']}, this server knows {VERSION}",
+                    hint="use the server that made them, or another LTX2_DATA_DIR or LTX2_DATABASE_URL",
+                )
+            undo.pop_all()
         self.id: str = known["id"]
         """Of this very database."""
         # SQLite has one writer at a time: waiting here is fairer than in its busy handler

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import logging
@@ -430,14 +431,13 @@ async def test_what_cannot_be_written_down_as_delivered_is_not_sent_all_the_time
     async with running_studio(tmp_path, url_allow=receiver.place, webhook_retry_seconds=0.2) as (studio, _):
         await make(studio, webhook_url=receiver.url())
         await until(lambda: len(receiver.calls) == 1)
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE deliveries RENAME TO gone")
         receiver.patience.set()
         await asyncio.sleep(0.15)
         assert len(receiver.calls) == 1
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE gone RENAME TO deliveries")
-        aside.close()
         await until(settled(studio))
         assert states(studio) == [("webhook", "done", 1, None)]
         assert len({call.id for call in receiver.calls}) == 1

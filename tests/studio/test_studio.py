@@ -621,15 +621,14 @@ async def test_a_clip_that_cannot_be_kept_is_a_failure_and_leaves_nothing(tmp_pa
 async def test_what_became_of_a_job_is_written_down_when_the_database_is_back(tmp_path: Path) -> None:
     async with running_studio(tmp_path) as (studio, engine):
         job = await running(studio, engine)
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE jobs RENAME TO gone")
         engine.step.set()
         await until(lambda: bool(engine.made))
         await asyncio.sleep(0.1)
         assert studio.running == 1
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE gone RENAME TO jobs")
-        aside.close()
         done = await studio.result(job)
         assert done.state == written(studio, job).state == "succeeded"
         assert left_in(tmp_path) == {done.file_id}
@@ -704,16 +703,15 @@ async def test_a_file_of_somebody_else_is_no_input(tmp_path: Path) -> None:
 @in_loop
 async def test_a_job_that_cannot_be_written_down_leaves_no_inputs_and_tells_nothing(tmp_path: Path) -> None:
     async with running_studio(tmp_path) as (studio, _):
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE jobs RENAME TO gone")
         with pytest.raises(SQLAlchemyError) as caught:
             await send(studio, "hush", request=SHOWN, sources={"image_start": picture()})
         assert "hush" not in str(caught.value)
         assert left_in(tmp_path) == set()
         assert studio.files.list("") == []
-        with sqlite3.connect(tmp_path / "jobs.db") as aside:
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as aside, aside:
             aside.execute("ALTER TABLE gone RENAME TO jobs")
-        aside.close()
         await studio.result(await send(studio))
 
 
