@@ -26,7 +26,6 @@ from ltx2.settings import Settings
 from ltx2.studio.database import Database, deliveries, jobs
 from ltx2.studio.files import Files
 from ltx2.studio.job import Job
-from ltx2.studio.keys import webhook_secret
 from ltx2.studio.store import job_of
 
 log = logging.getLogger(__name__)
@@ -71,13 +70,20 @@ def _host(delivery: Row[Any]) -> str:
 
 
 class Outbox:
-    """Delivers what jobs have left to be delivered. Belongs to the event loop."""
+    """Delivers what jobs have left to be delivered. Belongs to the event loop.
 
-    def __init__(self, settings: Settings, database: Database, files: Files) -> None:
+    Args:
+        settings: limits.
+        secret: what webhooks are signed with, ``whsec_…``.
+        database: where deliveries are written down.
+        files: where clips are.
+    """
+
+    def __init__(self, settings: Settings, secret: str, database: Database, files: Files) -> None:
         self._settings = settings
         self._database = database
         self._files = files
-        self._signer = Webhook(webhook_secret(settings))
+        self._signer = Webhook(secret)
         self._wake = asyncio.Event()
         self._trying: dict[str, asyncio.Task[None]] = {}
         self._hosts: dict[str, str] = {}

@@ -21,7 +21,7 @@ from ltx2.studio.delivery import Announce, Outbox
 from ltx2.studio.dispatch import Dispatcher
 from ltx2.studio.files import Files
 from ltx2.studio.job import Job, Order
-from ltx2.studio.keys import Keys
+from ltx2.studio.keys import Keys, webhook_secret
 from ltx2.studio.live import Live
 from ltx2.studio.metrics import Metrics
 from ltx2.studio.reception import Reception
@@ -50,15 +50,14 @@ class Studio:
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.settings = settings
+        self.settings, self._engine = settings, engine
         self._locks = lock_places(settings)
-        self.keys = Keys(settings)
-        self._database = Database(settings)
-        self.files = Files(self._database, open_storage(settings), settings)
+        self.keys, secret, storage = Keys(settings), webhook_secret(settings), open_storage(settings)
+        self._database = Database(settings)  # the last that may not be there
+        self.files = Files(self._database, storage, settings)
         self.metrics = Metrics(engine.status, lambda: self.queue_len, lambda: self.running)
-        self._engine = engine
         self._store = Store(self._database)
-        self._outbox = Outbox(settings, self._database, self.files)
+        self._outbox = Outbox(settings, secret, self._database, self.files)
         # decoding what was sent must not wait for the model, nor take all cores from it
         self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
         self._stills = ThreadPoolExecutor(max_workers=1, thread_name_prefix="still")
