@@ -30,7 +30,6 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -39,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ltx2.engine import CancelFlag, Clip, Clock, EngineStatus, OnProgress
-from ltx2.errors import InvalidRequest, NotReady, OutOfMemory, error_of
+from ltx2.errors import InvalidRequest, OutOfMemory, error_of
 from ltx2.media.audio import Waveform, decode_audio, fit
 from ltx2.media.clip import write_clip
 from ltx2.media.images import decode_image
@@ -73,7 +72,7 @@ class FakeEngine:
         self._budget_gb = round(psutil.virtual_memory().total / GB, 1)
 
     def load(self) -> None:
-        self._work_dir()
+        self.settings.make_work_dir()
         wait = _LOAD.fullmatch(self.settings.model)
         if wait and not self._is_loaded:
             time.sleep(min(float(wait[1]), LONGEST_SECONDS))
@@ -113,7 +112,7 @@ class FakeEngine:
         clock.report("decoding")
         chunks = None if request.is_sound_only else self._chunks(request, media, draw_card(request))
         clock.report("muxing")
-        target = self._work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
+        target = self.settings.make_work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
         rate = write_clip(
             target,
             request,
@@ -138,17 +137,6 @@ class FakeEngine:
             warnings=(WARNING,),
             seconds=clock.finish(),
         )
-
-    def _work_dir(self) -> Path:
-        folder = self.settings.work_dir
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotReady(
-                f"the folder for clips cannot be made: {error.strerror}",
-                hint="set LTX2_DATA_DIR to a folder that this user can write",
-            ) from error
-        return folder
 
     def _sound(self, request: GenerationRequest, media: Mapping[str, bytes]) -> Waveform | None:
         """The input sound or a tone; none where a model would give none."""

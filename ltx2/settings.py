@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ltx2.errors import InvalidRequest
+from ltx2.errors import InvalidRequest, NotReady
 
 
 class Settings(BaseSettings):
@@ -269,6 +269,21 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """Where clips are written. They stay as long as they are being answered with."""
         return self.data_dir / "work"
+
+    def make_work_dir(self) -> Path:
+        """The folder that clips are written to, made when it is not there.
+
+        Raises:
+            NotReady: it cannot be made.
+        """
+        try:
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotReady(
+                f"the folder for clips cannot be made: {error.strerror}",
+                hint="set LTX2_DATA_DIR to a folder that this user can write",
+            ) from error
+        return self.work_dir
 
     @property
     def outputs_dir(self) -> Path:

@@ -12,7 +12,7 @@ import pybase64
 from pydantic import ValidationError
 
 from ltx2.engine import PHASES, Clip
-from ltx2.errors import Internal, LTX2Error, NotReady, UnsupportedMedia, UrlNotAllowed
+from ltx2.errors import Internal, LTX2Error, UnsupportedMedia, UrlNotAllowed
 from ltx2.fleet.answers import odd
 from ltx2.fleet.watch import Watch
 from ltx2.formats import OutputFormat
@@ -79,7 +79,7 @@ class Arrival:
             Internal: it is no clip, or not the one that was asked for, or cannot be fetched.
         """
         facts = _facts(request, output)
-        folder = self._folder()
+        folder = self._settings.make_work_dir()
         target = folder / f"{_PREFIX}{uuid.uuid4().hex}.{request.output.format}"
         with written_beside(target) as partial:
             self._file(request, output, watch)(partial)
@@ -102,17 +102,6 @@ class Arrival:
                 if phase in PHASES_KEPT
             },
         )
-
-    def _folder(self) -> Path:
-        folder = self._settings.work_dir
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotReady(
-                f"the folder for clips cannot be made: {error.strerror}",
-                hint="set LTX2_DATA_DIR to a folder that this user can write",
-            ) from error
-        return folder
 
     def _file(self, request: GenerationRequest, output: Mapping[str, Any], watch: Watch) -> Callable[[Path], object]:
         """What writes the file of an output."""

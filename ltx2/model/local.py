@@ -7,13 +7,11 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from ltx2.engine import CancelFlag, Clip, Clock, EngineStatus, OnProgress
-from ltx2.errors import NotReady
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -55,20 +53,9 @@ class LocalEngine:
             log.info("loaded %s in %.1f s", self._runner.name, time.perf_counter() - started)
         return self._runner
 
-    def _work_dir(self) -> Path:
-        folder = self.settings.work_dir
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotReady(
-                f"the folder for clips cannot be made: {error.strerror}",
-                hint="set LTX2_DATA_DIR to a folder that this user can write",
-            ) from error
-        return folder
-
     def _sweep(self) -> None:
         """Remove what processes that were killed have left; others may be writing to the same folder now."""
-        for left in self._work_dir().iterdir():
+        for left in self.settings.make_work_dir().iterdir():
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink(missing_ok=True)
                 log.info("removed %s, left by a process that ended early", left.name)
@@ -89,7 +76,7 @@ class LocalEngine:
         clock = Clock(on_progress, cancelled)
         clock.report("loading")
         runner = self._load()
-        target = self._work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
+        target = self.settings.make_work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
         made = runner.run(request, media, target, clock.report, cancelled)
         return Clip(
             path=target,
