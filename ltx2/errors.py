@@ -152,6 +152,22 @@ def error_of(code: str, message: str, *, field: str | None = None, hint: str | N
     return found(message, field=field, hint=hint)
 
 
+def too_long(seconds: float) -> TimedOut:
+    """What is said of a generation that took longer than ``LTX2_DEADLINE_SECONDS``."""
+    return TimedOut(
+        f"the generation took longer than the {seconds:g} seconds allowed here",
+        hint="ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS",
+    )
+
+
+def not_in_time(what: str, seconds: float) -> TimedOut:
+    """What is said of a generation that had not begun after ``LTX2_DEADLINE_SECONDS``, since this had not happened."""
+    return TimedOut(
+        f"{what} within the {seconds:g} seconds that a generation may take here",
+        hint="send the request again; the server's limit is LTX2_DEADLINE_SECONDS",
+    )
+
+
 @dataclass(frozen=True)
 class Failure:
     """An error as a value, to be written down or sent: an exception would take its traceback along."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltx2.engine import Phase, Progress
-from ltx2.errors import Canceled, Internal, LTX2Error, TimedOut, WorkerCrashed, error_of
+from ltx2.errors import Canceled, Internal, LTX2Error, WorkerCrashed, error_of, too_long
 from ltx2.fleet.remote import Document
 
 WAITING: Final = "IN_QUEUE"
@@ -78,14 +78,6 @@ def refusal_of(answer: object, names: Mapping[str, str]) -> LTX2Error:
     if "error_code" in told:
         return _failure(told.get("error"), told, names)
     return Internal("the RunPod endpoint does not take what this server sends")
-
-
-def too_long(seconds: float) -> TimedOut:
-    """What is said of a generation that took longer than it may."""
-    return TimedOut(
-        f"the generation took longer than the {seconds:g} seconds allowed here",
-        hint="ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS",
-    )
 
 
 def odd(what: str) -> Internal:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from ltx2.engine import OnProgress, Progress
-from ltx2.errors import Canceled, TimedOut, WorkerCrashed
-from ltx2.fleet.answers import OVER, RUNNING, WAITING, progress_of, too_long
+from ltx2.errors import Canceled, TimedOut, WorkerCrashed, too_long
+from ltx2.fleet.answers import OVER, RUNNING, WAITING, progress_of
 from ltx2.fleet.remote import Document, Lost, Refused, Remote, Unreached
 from ltx2.fleet.watch import Watch
 

@@ -16,9 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, Failure, GpuLost, Internal, LTX2Error, NotReady, TimedOut, WorkerCrashed
+from ltx2.errors import (
+    Canceled,
+    Failure,
+    GpuLost,
+    Internal,
+    LTX2Error,
+    NotReady,
+    WorkerCrashed,
+    not_in_time,
+    too_long,
+)
 from ltx2.fleet.actor import METHODS, Actor, Said, Started
-from ltx2.fleet.replica import HINT, Limit, Order, Replica, brief, clear, later, settle
+from ltx2.fleet.messages import Generate
+from ltx2.fleet.replica import HINT, Limit, Replica, brief, clear, later, settle
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 
@@ -108,7 +119,7 @@ class Pool:
         """As :class:`ltx2.engine.Engine` has it."""
         replica, waited = self._taken(on_progress, cancelled)
         # only now: who asked first need not be the first to have this actor
-        order = Order(next(self._numbers), request, media)
+        order = Generate(next(self._numbers), request, media)
         outcome: Future[Clip] = Future()
         limit = Limit(lambda: self._overdue(replica, outcome, cancelled))
 
@@ -147,9 +158,7 @@ class Pool:
             waiter = self._waiting(on_progress)
             if any(replica.is_started and not replica.status for replica in self._replicas):
                 waiter.loading()
-        allowed = f"{self._settings.deadline_seconds:g} seconds that a generation may take here"
-        hint = "send the request again; the server's limit is LTX2_DEADLINE_SECONDS"
-        late = TimedOut(f"no actor was ready within the {allowed}", hint=hint)
+        late = not_in_time("no actor was ready", self._settings.deadline_seconds)
         limit = Limit(lambda: self._turn_away(waiter, late))
         try:
             limit.set(self._settings.deadline_seconds)
@@ -297,13 +306,11 @@ class Pool:
         if cancelled():
             settle(outcome, Canceled("the generation was cancelled"))
         else:
-            allowed = f"{self._settings.deadline_seconds:g} seconds allowed here"
-            hint = "ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS"
-            settle(outcome, TimedOut(f"the generation took longer than the {allowed}", hint=hint))
+            settle(outcome, too_long(self._settings.deadline_seconds))
         if is_dropped:
             self._replace(replica, "took too long and is killed")
 
-    def _follow(self, replica: Replica, order: Order, on_progress: OnProgress, outcome: "Future[Clip]") -> None:
+    def _follow(self, replica: Replica, order: Generate, on_progress: OnProgress, outcome: "Future[Clip]") -> None:
         """See a generation through to its end, in a thread of its own: one that hangs is left alone with it."""
         import ray
 

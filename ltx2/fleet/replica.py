@@ -3,7 +3,7 @@
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +11,14 @@ from typing import Any
 
 from ltx2.engine import Clip, EngineStatus, OnProgress, Progress
 from ltx2.errors import Canceled, Failure, GpuLost, LastFailure, LTX2Error, WorkerCrashed
+from ltx2.fleet.messages import Generate
 from ltx2.media.partial import written_beside
-from ltx2.request import GenerationRequest
 
 SECONDS_TO_CLEAR = 2.0
 """How long an actor may take to remove its files before it is killed."""
 CHUNKS_AHEAD = 16
 """How much an actor tells before somebody has heard it, so that a clip is never in the object store as a whole."""
 HINT = "send the request again; the server's log may say more"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What an actor is asked for. Of those that it gets the numbers grow."""
-
-    number: int
-    request: GenerationRequest
-    media: Mapping[str, bytes]
 
 
 @dataclass(eq=False)
@@ -55,10 +46,11 @@ class Replica:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self.handle)
 
-    def receive(self, order: Order, target: Path, on_progress: OnProgress, is_over: Callable[[], bool]) -> Clip:
+    def receive(self, order: Generate, target: Path, on_progress: OnProgress, is_over: Callable[[], bool]) -> Clip:
         """Have a clip made, and write it to ``target``.
 
         Args:
+            order: of those that one actor gets, the numbers grow.
             is_over: whether nobody waits for it any more.
 
         Raises:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
-from ltx2.errors import Canceled, Failure, LastFailure, LTX2Error, NotReady, TimedOut, WorkerCrashed
+from ltx2.errors import Canceled, Failure, LastFailure, LTX2Error, NotReady, WorkerCrashed, not_in_time, too_long
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
 from ltx2.studio.child import SECONDS_TO_END, Cancel, Child, Ended, Event, Generate, Start, Woken
@@ -244,9 +244,7 @@ class ProcessEngine:
                 case Ended() if self._is_closed:
                     raise _closed()
                 case Ended() if limit.is_reached:
-                    allowed = f"{self._settings.deadline_seconds:g} seconds that a generation may take here"
-                    hint = "send the request again; the server's limit is LTX2_DEADLINE_SECONDS"
-                    raise TimedOut(f"the model was not loaded within the {allowed}", hint=hint)
+                    raise not_in_time("the model was not loaded", self._settings.deadline_seconds)
                 case Ended():
                     # the request may be luckier with the next process
                     raise WorkerCrashed(f"{event} while it was loading", hint=event.hint)
@@ -279,10 +277,7 @@ class ProcessEngine:
             return WorkerCrashed(f"{ended} in the middle of the generation", hint=ended.hint)
         if cancelled():  # which was not heeded
             return Canceled("the generation was cancelled")
-        return TimedOut(
-            f"the generation took longer than the {self._settings.deadline_seconds:g} seconds allowed here",
-            hint="ask for fewer frames, fewer steps or a smaller picture; the server's limit is LTX2_DEADLINE_SECONDS",
-        )
+        return too_long(self._settings.deadline_seconds)
 
 
 class _Limit:
