@@ -54,6 +54,8 @@ class ClipFacts:
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
     """Wall seconds of each phase that took place."""
+    prompt: str | None = None
+    """The prompt that was used, where it was not the request's."""
 
     @property
     def duration_seconds(self) -> float:

@@ -42,7 +42,7 @@ from ltx2.errors import InvalidRequest, OutOfMemory, error_of
 from ltx2.media.audio import Waveform, decode_audio, fit
 from ltx2.media.clip import write_clip
 from ltx2.media.images import decode_image
-from ltx2.request import GenerationRequest
+from ltx2.request import DEFAULT_FRAMES, GenerationRequest
 from ltx2.settings import Settings
 
 GB: Final = 1e9
@@ -105,6 +105,8 @@ class FakeEngine:
         clock.report("loading")
         self.load()
         clock.report("encoding")
+        if request.num_frames is None:
+            request = request.model_copy(update={"num_frames": DEFAULT_FRAMES})
         _check_commands(request.prompt)
         sound = self._sound(request, media)
         steps = request.num_inference_steps or DEFAULT_STEPS
@@ -127,7 +129,7 @@ class FakeEngine:
             path=target,
             width=request.width,
             height=request.height,
-            num_frames=request.num_frames,
+            num_frames=request.length,
             fps=request.exact_fps,
             audio_sample_rate=rate,
             seed=request.seed or 0,
@@ -140,7 +142,7 @@ class FakeEngine:
 
     def _sound(self, request: GenerationRequest, media: Mapping[str, bytes]) -> Waveform | None:
         """The input sound or a tone; none where a model would give none."""
-        seconds = request.num_frames / request.exact_fps
+        seconds = request.length / request.exact_fps
         track = request.driving_audio
         heard = None
         if track is not None:
@@ -152,10 +154,10 @@ class FakeEngine:
 
     def _chunks(self, request: GenerationRequest, media: Mapping[str, bytes], card: Pixels) -> Iterator[Pixels]:
         """All frames, a few megabytes at a time."""
-        images = {keyframe.index(request.num_frames): keyframe.image for keyframe in request.shown_keyframes}
+        images = {keyframe.index(request.length): keyframe.image for keyframe in request.shown_keyframes}
         length = max(1, _CHUNK_BYTES // card.nbytes)
-        for first in range(0, request.num_frames, length):
-            chunk = np.repeat(card[None], min(length, request.num_frames - first), axis=0)
+        for first in range(0, request.length, length):
+            chunk = np.repeat(card[None], min(length, request.length - first), axis=0)
             for index, frame in enumerate(chunk, first):
                 if index in images:
                     frame[:] = self._background(images[index], media, request)
@@ -228,7 +230,7 @@ def draw_card(request: GenerationRequest) -> Pixels:
     # the panel's colour is the prompt's too: in many scripts all that is left of a prompt is question marks
     left, top, right, bottom = width // 16, height // 4, width - width // 16, height - height // 4
     draw.rectangle((left, top, right, bottom), fill=_shade(zlib.crc32(request.prompt.encode(errors="replace")), 0.3))
-    facts = f"{width}x{height} {request.num_frames} frames {request.fps:g} fps seed {request.seed or 0}"
+    facts = f"{width}x{height} {request.length} frames {request.fps:g} fps seed {request.seed or 0}"
     columns = max(1, int((right - left) / (0.55 * size)))
     room = max(1, int((bottom - top) / (1.4 * size)))
     described = _wrapped(facts, columns, room)

@@ -11,14 +11,19 @@ from ltx2.engine import ClipFacts
 from ltx2.errors import InvalidRequest
 from ltx2.formats import OutputFormat, media_type
 from ltx2.request import (
+    MOST_LORAS,
     AudioTrack,
     ContentCheck,
     Crf,
+    Decibels,
+    Extend,
+    Flaw,
     Fps,
     FrameIndex,
     GenerationRequest,
     Guidance,
     Keyframe,
+    LoraChoice,
     Mode,
     NegativePrompt,
     NumFrames,
@@ -26,6 +31,7 @@ from ltx2.request import (
     Pipeline,
     Prompt,
     Quality,
+    Retake,
     Scale,
     Seconds,
     Seed,
@@ -87,7 +93,9 @@ class GenerateBody(Strict):
     negative_prompt: NegativePrompt | None = Field(None, description="what to avoid; needs guidance")
     width: Size = Field(_DEFAULT.width, description="pixels, even")
     height: Size = Field(_DEFAULT.height, description="pixels, even")
-    num_frames: NumFrames = Field(_DEFAULT.num_frames, description="length in frames")
+    num_frames: NumFrames | None = Field(
+        _DEFAULT.num_frames, description="length in frames; null: that of the sound, or what the prompt wants"
+    )
     fps: Fps = Field(_DEFAULT.fps, description="frames a second")
     guidance_scale: Scale | None = Field(None, description="picture towards the prompt; 1 turns all CFG off")
     guidance: Guidance = Field(Guidance(), description="each guidance of each stream")
@@ -102,6 +110,16 @@ class GenerateBody(Strict):
     audio: Media | None = Field(None, description="sound to follow: URL, data URL, base64 or file id")
     audio_strength: Strength = Field(1.0, description="how strictly it is followed; 1 keeps the track as it is")
     audio_start: Seconds = Field(0.0, description="second of the sound at which the clip begins")
+    audio_dither_db: Decibels | None = Field(
+        None, description="level of noise in what the model hears of the sound, such as -40; helps clean speech"
+    )
+    video: Media | None = Field(None, description="video to change: URL, data URL, base64 or file id")
+    retake: Retake | None = Field(None, description="the part of the video to make anew")
+    extend: Extend | None = Field(None, description="how the video goes on")
+    loop: bool = Field(False, description="whether the last frame is the first one again")
+    loras: list[LoraChoice] = Field([], max_length=MOST_LORAS, description="LoRAs of the operator's, with their scales")
+    enhance_prompt: bool = Field(False, description="whether the model writes the prompt out first")
+    retry_if: list[Flaw] = Field([], max_length=2, description="what another seed is tried for, once")
     pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
     content_check: ContentCheck = Field("none", description="whether the operator's checker looks at the clip first")
     output_format: OutputFormat = Field("mp4", description="kind of file; wav, flac and mp3 are the sound alone")
@@ -132,6 +150,7 @@ class Facts(Strict):
     pipeline: Literal["one_stage", "two_stage"]
     audio_sample_rate: int | None = Field(description="samples a second; null without sound")
     model: str
+    prompt: str | None = Field(None, description="the prompt that was used: written out where that was asked for")
     warnings: list[str] = Field(description="what you would want to know about this clip")
     phase_seconds: dict[str, float] = Field(description="wall time of each phase, and of the content check: checking")
 
@@ -173,6 +192,11 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         keyframes.append(Keyframe(image="image_end", frame="last", strength=end_strength))
     if body.audio is not None:
         sources["audio"] = body.audio
+    if body.video is not None:
+        sources["video"] = body.video
+        for name in ("width", "height", "fps", "num_frames"):
+            if name in body.model_fields_set:
+                raise InvalidRequest("it is that of the video; leave it out", field=name)
     request = GenerationRequest(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
@@ -186,7 +210,16 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         keyframes=tuple(keyframes),
         audio=None
         if body.audio is None
-        else AudioTrack(source="audio", strength=body.audio_strength, start=body.audio_start),
+        else AudioTrack(
+            source="audio", strength=body.audio_strength, start=body.audio_start, dither_db=body.audio_dither_db
+        ),
+        video=None if body.video is None else "video",
+        retake=body.retake,
+        extend=body.extend,
+        loop=body.loop,
+        loras=tuple(body.loras),
+        enhance_prompt=body.enhance_prompt,
+        retry_if=tuple(dict.fromkeys(body.retry_if)),
         include_audio=body.include_audio,
         pipeline=body.pipeline,
         content_check=body.content_check,
@@ -207,7 +240,13 @@ def body_of(request: GenerationRequest, media: Mapping[str, str]) -> tuple[dict[
     """
     # with the defaults: another version may have others
     body = request.model_dump(mode="json", exclude={"keyframes", "audio", "guidance", "output"}, exclude_none=True)
+    body.setdefault("num_frames", None)
     names: dict[str, str] = {}
+    if request.video is not None:
+        names["video"] = request.video
+        body["video"] = media[request.video]
+        for name in ("width", "height", "fps", "num_frames"):
+            del body[name]
     keyframes: list[dict[str, Any]] = []
     for keyframe in request.keyframes:
         strength, image = keyframe.strength, media[keyframe.image]
@@ -225,7 +264,7 @@ def body_of(request: GenerationRequest, media: Mapping[str, str]) -> tuple[dict[
     if request.audio is not None:
         names["audio"] = request.audio.source
         body |= {"audio": media[request.audio.source], "audio_strength": request.audio.strength}
-        body["audio_start"] = request.audio.start
+        body |= {"audio_start": request.audio.start, "audio_dither_db": request.audio.dither_db}
     guidance = request.guidance.model_dump(exclude_none=True)
     output = request.output.model_dump(exclude_none=True)
     return body | ({"guidance": guidance} if guidance else {}) | {"output_format": output.pop("format")} | output, names
@@ -266,6 +305,7 @@ def view(request: GenerationRequest, clip: ClipFacts) -> dict[str, Any]:
         pipeline="two_stage" if clip.stages == 2 else "one_stage",
         audio_sample_rate=clip.audio_sample_rate,
         model=clip.model,
+        prompt=clip.prompt or request.prompt,
         warnings=list(clip.warnings),
         phase_seconds={phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
     ).model_dump()

@@ -52,7 +52,7 @@ def make_plan(request: GenerationRequest, recipe: Recipe, *, can_refine: bool = 
     if frozen and _scales(NEUTRAL, guidance, "audio") != NEUTRAL:
         warnings.append("The sound is followed strictly, so its own guidance had no effect.")
     return Plan(
-        grid=make_grid(request.width, request.height, request.num_frames, request.exact_fps, stages=stages),
+        grid=make_grid(request.width, request.height, request.length, request.exact_fps, stages=stages),
         stages=stages,
         steps=request.num_inference_steps or recipe.steps,
         video=video,
@@ -105,8 +105,8 @@ def _doubts_of_the_request(request: GenerationRequest, stages: int) -> Iterator[
             "two are faster and usually look better at this size."
         )
     longest = trained_frames(request.exact_fps)
-    if request.num_frames > longest:
-        yield f"{request.num_frames} frames are more than the {longest} LTX-2 was trained on at this frame rate."
+    if request.length > longest:
+        yield f"{request.length} frames are more than the {longest} LTX-2 was trained on at this frame rate."
     if request.audio is not None and request.audio.strength == 0:
         yield "The input sound was ignored, since its strength is 0."
     if request.shown_keyframes != request.keyframes:

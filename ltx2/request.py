@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from ltx2.errors import InvalidRequest
+from ltx2.errors import Internal, InvalidRequest
 from ltx2.formats import SILENT, SOUNDS, OutputFormat, crf_of
 from ltx2.geometry import exact_fps
 from ltx2.settings import Settings
@@ -35,6 +35,9 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 FrameIndex = Annotated[int | Literal["first", "last"], BeforeValidator(_check_frame_index)]
+LoraName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")]
+LoraScale = Annotated[float, Field(ge=-10, le=10)]
+Decibels = Annotated[float, Field(ge=-120, le=0)]
 Crf = Annotated[int, Field(ge=0, le=51)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 
@@ -42,7 +45,15 @@ ContentCheck = Literal["none", "fast", "full"]
 """Whether the operator's checker looks at the clip before it is given out: at some of its pictures, or at all."""
 Pipeline = Literal["auto", "one_stage", "two_stage"]
 """Two stages: at half the size, then enlarged and refined. ``auto`` takes them for large pictures."""
-Mode = Literal["T2V", "T2V+Audio", "I2V", "I2V(first+last)", "I2V(last)", "A2V", "A2V+I2V"]
+Mode = Literal["T2V", "T2V+Audio", "I2V", "I2V(first+last)", "I2V(last)", "A2V", "A2V+I2V", "Retake", "Extend"]
+Streams = Literal["both", "picture", "sound"]
+Side = Literal["end", "start"]
+Flaw = Literal["silent", "frozen"]
+"""What a clip may have that another seed may not."""
+
+DEFAULT_FRAMES = 49
+MOST_FRAMES = 100_000
+MOST_LORAS = 8
 
 
 class Strict(BaseModel):
@@ -71,6 +82,11 @@ class Keyframe(Strict):
     frame: FrameIndex = Field(description="index of the pixel frame, or first, or last")
     strength: Strength = 1.0
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it belongs on the first frame."""
+        return self.frame in ("first", 0)
+
     def index(self, num_frames: int) -> int:
         """The pixel frame this image belongs on, of a clip of ``num_frames`` frames."""
         if self.frame == "first":
@@ -84,6 +100,29 @@ class AudioTrack(Strict):
     source: str = Field(description="the name of its bytes")
     strength: Strength = 1.0
     start: Seconds = Field(0.0, description="where in the sound the clip begins, in seconds")
+    dither_db: Decibels | None = Field(None, description="level of the noise in what the model hears of it")
+
+
+class LoraChoice(Strict):
+    """A LoRA of the operator's, worn for this clip alone."""
+
+    name: LoraName = Field(description="of its file in the operator's folder, with or without .safetensors")
+    scale: LoraScale = Field(1.0, description="how strongly it works; 0 leaves it out")
+
+
+class Retake(Strict):
+    """The part of a video that is made anew."""
+
+    start: Seconds = Field(description="second at which it begins")
+    end: Seconds = Field(description="second at which it ends")
+    streams: Streams = Field("both", description="both, or only the picture or the sound")
+
+
+class Extend(Strict):
+    """How a video goes on."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(description="how much longer it becomes")
+    side: Side = Field("end", description="end goes on after it, start tells what came before it")
 
 
 class Output(Strict):
@@ -107,13 +146,24 @@ class GenerationRequest(Strict):
     negative_prompt: NegativePrompt | None = None
     width: Size = 288
     height: Size = 512
-    num_frames: NumFrames = 49
+    num_frames: NumFrames | None = DEFAULT_FRAMES
+    """None: as long as the prompt, or the sound to follow, wants it."""
     fps: Fps = 25.0
     guidance: Guidance = Guidance()
     num_inference_steps: Steps | None = None
     seed: Seed | None = None
     keyframes: tuple[Keyframe, ...] = ()
     audio: AudioTrack | None = None
+    video: str | None = None
+    """The name of the bytes of a video to be changed. Its size, length and frame rate become the request's own when
+    they are known, see :func:`ltx2.studio.intake.take_in`."""
+    retake: Retake | None = None
+    extend: Extend | None = None
+    loop: bool = False
+    """Whether the last frame is to be the first one again."""
+    loras: Annotated[tuple[LoraChoice, ...], Field(max_length=MOST_LORAS)] = ()
+    enhance_prompt: bool = False
+    retry_if: tuple[Flaw, ...] = ()
     include_audio: bool = True
     pipeline: Pipeline = "auto"
     output: Output = Output()
@@ -125,9 +175,19 @@ class GenerationRequest(Strict):
         return exact_fps(self.fps)
 
     @property
+    def length(self) -> int:
+        """Frames of the clip, once that is settled: in an engine it always is."""
+        if self.num_frames is None:
+            raise Internal("nobody has settled how long the clip is to be")
+        return self.num_frames
+
+    @property
     def shown_keyframes(self) -> tuple[Keyframe, ...]:
-        """The images to show; those of strength 0 say nothing."""
-        return tuple(keyframe for keyframe in self.keyframes if keyframe.strength > 0)
+        """The images to show, that which closes a loop included; those of strength 0 say nothing."""
+        shown = tuple(keyframe for keyframe in self.keyframes if keyframe.strength > 0)
+        if self.loop and self.num_frames != 1:
+            shown += tuple(key.model_copy(update={"frame": "last"}) for key in shown if key.is_first)
+        return shown
 
     @property
     def driving_audio(self) -> AudioTrack | None:
@@ -147,12 +207,15 @@ class GenerationRequest(Strict):
     @property
     def mode(self) -> Mode:
         """What kind of generation the given inputs make it."""
-        frames = {keyframe.index(self.num_frames) for keyframe in self.shown_keyframes}
+        if self.video is not None:
+            return "Extend" if self.extend else "Retake"
+        length = self.num_frames or MOST_FRAMES
+        frames = {keyframe.index(length) for keyframe in self.shown_keyframes}
         if self.driving_audio:
             return "A2V+I2V" if frames else "A2V"
         if not frames:
             return "T2V+Audio" if self.wants_sound else "T2V"
-        last = self.num_frames - 1
+        last = length - 1
         if last in frames and last > 0:
             return "I2V(first+last)" if 0 in frames else "I2V(last)"
         return "I2V"
@@ -171,7 +234,7 @@ class GenerationRequest(Strict):
                 hint="ask for a smaller picture, or raise LTX2_MAX_PIXELS",
             )
         for field, value, limit in (
-            ("num_frames", self.num_frames, settings.max_num_frames),
+            ("num_frames", self.num_frames or 0, settings.max_num_frames),
             ("num_inference_steps", self.num_inference_steps or 0, settings.max_steps),
             ("prompt", len(self.prompt), settings.max_prompt_chars),
             ("negative_prompt", len(self.negative_prompt or ""), settings.max_prompt_chars),
@@ -189,6 +252,37 @@ class GenerationRequest(Strict):
         if self.content_check != "none" and self.is_sound_only:
             raise InvalidRequest("sounds cannot be checked, only pictures", field="content_check")
         self._check_keyframes()
+        self._check_video()
+        self._check_loras(settings)
+
+    def _check_video(self) -> None:
+        if self.retake is not None and self.extend is not None:
+            raise InvalidRequest("a video is retaken or extended, not both in one request", field="extend")
+        change = "retake" if self.retake is not None else "extend"
+        if self.video is None and (self.retake or self.extend):
+            raise InvalidRequest("there is no video to do this to", field=change, hint="send it as video")
+        if self.video is not None and not (self.retake or self.extend):
+            raise InvalidRequest("what is to become of it?", field=self.video, hint="send retake or extend beside it")
+        if self.video is not None and self.loop:
+            raise InvalidRequest("a video that goes on cannot end where it began", field="loop")
+        if self.retake is not None and self.retake.end <= self.retake.start:
+            raise InvalidRequest("must be after its start", field="retake.end")
+        if self.video is not None and self.audio is not None:
+            if self.audio.strength < 1:
+                raise InvalidRequest("with a video, a sound is followed strictly or not at all", field="audio_strength")
+            if self.retake is not None and self.retake.streams != "picture":
+                raise InvalidRequest(
+                    "the sound is made anew or sent, not both", field="retake.streams", hint='say "picture"'
+                )
+
+    def _check_loras(self, settings: Settings) -> None:
+        for number, lora in enumerate(self.loras):
+            if lora.name in {other.name for other in self.loras[:number]}:
+                raise InvalidRequest("it is named twice", field=f"loras[{number}].name")
+        if self.loras and settings.loras_dir is None and settings.engine == "local":
+            raise InvalidRequest(
+                "this server has no LoRAs", field="loras", hint="its operator can name their folder, LTX2_LORAS_DIR"
+            )
 
     def _check_output(self) -> None:
         if self.output.crf is not None and self.output.quality is not None:
@@ -208,11 +302,17 @@ class GenerationRequest(Strict):
 
     def _check_keyframes(self) -> None:
         taken: set[int] = set()
+        length = self.num_frames or MOST_FRAMES
         for keyframe in self.keyframes:
-            index = keyframe.index(self.num_frames)
-            if index >= self.num_frames:
+            index = keyframe.index(length)
+            if index >= length:
                 raise InvalidRequest(
-                    f"frame {index} is beyond the last one of this clip, {self.num_frames - 1}", field=keyframe.image
+                    f"frame {index} is beyond the last one of this clip, {length - 1}", field=keyframe.image
+                )
+            if self.loop and index == length - 1 > 0:
+                raise InvalidRequest(
+                    "a loop ends with its first frame, so that there is no other image on the last",
+                    field=keyframe.image,
                 )
             if index in taken:
                 raise InvalidRequest(f"another image is already on frame {index}", field=keyframe.image)

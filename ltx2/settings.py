@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("/runpod-volume"), description="where a model given by name is looked for")
     upsampler: Path | None = Field(None, description="latent upsampler instead of the one beside the model")
     distilled_lora: Path | None = Field(None, description="LoRA a dev model refines with, instead of one beside it")
+    loras_dir: Path | None = Field(None, description="folder of LoRAs that requests may name")
+    lora_cache_mb: NonNegativeFloat = Field(4096, description="host memory for LoRAs that were used, in MiB")
     text_encoder: Path | None = Field(None, description="folder or file of the text encoder, where the model has none")
     recipe: Literal["auto", "dev", "distilled"] = Field("auto", description="auto takes it from the model's name")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one")
@@ -196,6 +198,10 @@ class Settings(BaseSettings):
     )
     max_pixels: PositiveInt = Field(1920 * 1088, description="width times height of the video")
     max_num_frames: Annotated[int, Field(gt=0, le=100_000)] = Field(1441, description="frames of the video")
+    piece_seconds: PositiveFloat = Field(
+        20, description="longer clips are made in pieces of so many seconds, each going on where the last one ended"
+    )
+    max_video_seconds: PositiveFloat = Field(600, description="length of an input video")
     max_steps: Annotated[int, Field(gt=0, le=1000)] = Field(100, description="denoising steps")
     max_image_megapixels: PositiveFloat = Field(50, description="size of an input image, in millions of pixels")
     max_audio_seconds: PositiveFloat = Field(600, description="length of an input sound")

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from ltx2.errors import InvalidRequest, UnknownFile
 from ltx2.payload import FILE_ID, MOST_VALUES, Sources
 from ltx2.request import (
+    MOST_FRAMES,
     AudioTrack,
     GenerationRequest,
     Keyframe,
@@ -264,7 +265,7 @@ def view(job: Job) -> JobVideoResponse:
 
 def _params(job: Job) -> dict[str, Any]:
     """A body that asks for the same again, as far as this dialect can: guidance and the like have no field here."""
-    request, last = job.request, job.request.num_frames - 1
+    request, length = job.request, job.num_frames or MOST_FRAMES
 
     def ref(name: str) -> dict[str, str]:
         return {"type": "file_id", "file_id": job.inputs[name]}
@@ -273,7 +274,7 @@ def _params(job: Job) -> dict[str, Any]:
         "prompt": request.prompt,
         "width": request.width,
         "height": request.height,
-        "num_frames": request.num_frames,
+        "num_frames": job.num_frames,
         "fps": int(request.fps) if request.fps == int(request.fps) else request.fps,
         "seed": request.seed,
         "generate_audio": request.include_audio and request.driving_audio is None,
@@ -283,8 +284,8 @@ def _params(job: Job) -> dict[str, Any]:
     }
     others = []
     for keyframe in request.keyframes:
-        index, strength = keyframe.index(request.num_frames), keyframe.strength
-        if keyframe.frame == "last" or index == last > 0:
+        index, strength = keyframe.index(length), keyframe.strength
+        if keyframe.frame == "last" or index == length - 1 > 0:
             params |= {"end_image": ref(keyframe.image), "end_image_strength": strength}
         elif index == 0:
             params |= {"image": ref(keyframe.image), "image_strength": strength}

@@ -128,7 +128,7 @@ class Video(BaseModel):
     progress: int = Field(ge=0, le=100, description="percent, best effort")
     model: str = Field(description="as asked; the server's when it was not")
     prompt: str
-    seconds: str = Field(description="as asked; the clip's length when it was not")
+    seconds: str = Field(description="as asked; the clip's length when it was not, auto until that is known")
     size: str = Field(description="width x height in pixels")
     error: VideoError | None = Field(None, description="there when it failed")
     remixed_from_video_id: str | None = Field(None, description="there when it is a remix")
@@ -317,12 +317,17 @@ def view(job: Job, settings: Settings) -> Video:
         progress=int(100 * job.fraction),
         model=said.get("model", settings.model_name),
         prompt=request.prompt,
-        seconds=said.get("seconds") or f"{float(request.num_frames / request.exact_fps):g}",
+        seconds=said.get("seconds") or _length(job),
         size=f"{request.width}x{request.height}",
         error=error,
         remixed_from_video_id=remixed and name_of(remixed),
         fake=job.fake,
     )
+
+
+def _length(job: Job) -> str:
+    """How long the clip is in seconds, or auto until that is settled."""
+    return "auto" if job.num_frames is None else f"{float(job.num_frames / job.request.exact_fps):g}"
 
 
 def _expires_at(job: Job, settings: Settings) -> int | None:

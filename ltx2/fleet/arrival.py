@@ -88,7 +88,8 @@ class Arrival:
             path=target,
             width=request.width,
             height=request.height,
-            num_frames=request.num_frames,
+            num_frames=facts.num_frames,
+            prompt=facts.prompt,
             fps=request.exact_fps,
             audio_sample_rate=facts.audio_sample_rate,
             seed=facts.seed,
@@ -148,6 +149,8 @@ def _facts(request: GenerationRequest, output: Mapping[str, Any]) -> Facts:
     except ValidationError as error:
         places = {str(each["loc"][0]) for each in error.errors(include_input=False, include_url=False)}
         raise odd(f"of its result cannot be used: {', '.join(sorted(places))}") from None
+    if request.num_frames not in (None, facts.num_frames):
+        raise odd(f"{request.num_frames} frames were asked for, and it made {facts.num_frames}")
     if facts.output_format != request.output.format:
         raise odd(f"a {request.output.format} was asked for, and it gave a {facts.output_format}")
     return facts
@@ -178,7 +181,7 @@ def _check_file(request: GenerationRequest, facts: Facts, path: Path) -> None:
             sample_rate = seen.audio_sample_rate
             _compare("size", f"{request.width}x{request.height}", f"{seen.width}x{seen.height}")
             if output_format != "gif":  # which may leave some out
-                _compare("number of frames", request.num_frames, seen.num_frames)
+                _compare("number of frames", facts.num_frames, seen.num_frames)
     except UnsupportedMedia as error:
         raise odd(error.message) from None
     _compare("sample rate", facts.audio_sample_rate, sample_rate)

@@ -46,7 +46,7 @@ def write_clip(
     if request.is_sound_only:
         if sound is None:
             raise Internal(f"a {output_format} file is wanted, and there is no sound")
-        seconds = request.num_frames / request.exact_fps
+        seconds = request.length / request.exact_fps
         return write_sound(path, sound, output_format=output_format, seconds=seconds, cancelled=cancelled)
     if chunks is None:
         raise Internal(f"a {output_format} file is wanted, and there are no pictures")
@@ -57,7 +57,7 @@ def write_clip(
         width=request.width,
         height=request.height,
         fps=request.exact_fps,
-        num_frames=request.num_frames,
+        num_frames=request.length,
         audio=sound,
         crf=request.output.x264_crf(default_crf),
         preset=preset,

@@ -82,7 +82,7 @@ class LocalEngine:
             path=target,
             width=request.width,
             height=request.height,
-            num_frames=request.num_frames,
+            num_frames=made.num_frames,
             fps=request.exact_fps,
             audio_sample_rate=made.audio_sample_rate,
             seed=request.seed or 0,

@@ -218,7 +218,7 @@ def encode_images(components: Components, request: GenerationRequest, inputs: In
         return [
             ImageConditioning(
                 encode_image(components, inputs.image(keyframe.image), grid),
-                keyframe.index(request.num_frames),
+                keyframe.index(request.length),
                 keyframe.strength,
                 float(grid.fps),
             )
@@ -268,5 +268,5 @@ def make_sound(
         return None
     track = request.driving_audio
     if track is not None and track.strength == 1 and heard is not None:
-        return fit(heard, 0.0, float(request.num_frames / request.exact_fps))
+        return fit(heard, 0.0, float(request.length / request.exact_fps))
     return decode_sound(components, tokens)

@@ -17,7 +17,7 @@ from ltx2.model.pipeline import Inputs, Report, generate
 from ltx2.model.placement import budget_bytes, free_memory
 from ltx2.model.prompts import is_cut
 from ltx2.plan import make_plan
-from ltx2.request import GenerationRequest
+from ltx2.request import DEFAULT_FRAMES, GenerationRequest
 from ltx2.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def load(settings: Settings) -> "Runner":
 class Made:
     """What is known of a clip only after it was made."""
 
+    num_frames: int
     steps: int
     stages: int
     audio_sample_rate: int | None
@@ -99,7 +100,7 @@ class Runner:
         )
 
     def _what_fits(self, request: GenerationRequest) -> str:
-        width, height, num_frames = failed = request.width, request.height, request.num_frames
+        width, height, num_frames = failed = request.width, request.height, request.num_frames or DEFAULT_FRAMES
         halved = width // 64 * 32, height // 64 * 32
         fits = []
         if self.components.residency is not None:
@@ -124,10 +125,12 @@ class Runner:
                 torch.cuda.synchronize(self.components.device)
             report(phase, step, steps)
 
-        settings = self.settings
+        settings, components = self.settings, self.components
+        if request.num_frames is None:
+            request = request.model_copy(update={"num_frames": DEFAULT_FRAMES})
         inputs = Inputs(media, settings.max_image_megapixels, settings.max_audio_seconds)
-        plan = make_plan(request, self.components.recipe, can_refine=self.components.can_refine)
-        result = generate(self.components, request, plan, inputs, report_when_done, cancelled)
+        plan = make_plan(request, components.recipe, can_refine=components.can_refine)
+        result = generate(components, request, plan, inputs, report_when_done, cancelled)
         report_when_done("muxing", 0, 0)
         rate = write_clip(
             target,
@@ -139,7 +142,7 @@ class Runner:
             encoder=settings.video_encoder,
             cancelled=cancelled,
         )
-        return Made(plan.steps, plan.stages, rate, (*self._warnings(request), *plan.warnings))
+        return Made(request.length, plan.steps, plan.stages, rate, (*self._warnings(request), *plan.warnings))
 
     def _warnings(self, request: GenerationRequest) -> list[str]:
         found = []

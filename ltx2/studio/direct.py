@@ -102,7 +102,7 @@ class Direct:
         self, request: GenerationRequest, sources: Sources, on_progress: OnProgress
     ) -> tuple[GenerationRequest, Clip]:
         stop = CancelFlag()
-        media = await take_in(request, sources, self.settings, self._intake)
+        request, media = await take_in(request, sources, self.settings, self._intake)
         if request.seed is None:
             request = request.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
         on_progress(Progress("queued"))

@@ -24,8 +24,8 @@ def no_files(file_id: str) -> bytes:
 
 async def take_in(
     request: GenerationRequest, sources: Sources, settings: Settings, executor: Executor, read_file: Reader = no_files
-) -> dict[str, bytes]:
-    """The bytes of everything a request names, known to be usable.
+) -> tuple[GenerationRequest, dict[str, bytes]]:
+    """The bytes of everything a request names, known to be usable, and the request as they settle it.
 
     Everything is decoded once here, and again by the engine when it is needed, so that a wrong file is
     refused at once and not after an hour in the queue.
@@ -49,7 +49,7 @@ async def take_in(
         seconds = max(0.1, deadline - loop.time())
         media[name] = await take(name, source, settings, executor, read_file, limit=left, seconds=seconds)
     await loop.run_in_executor(executor, _check, request, media, settings)
-    return media
+    return request, media
 
 
 async def take(

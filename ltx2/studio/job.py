@@ -102,6 +102,11 @@ class Job:
         return self.state in TERMINAL
 
     @property
+    def num_frames(self) -> int | None:
+        """Frames of the clip, once that is settled."""
+        return self.result.num_frames if self.result else self.request.num_frames
+
+    @property
     def fraction(self) -> float:
         """How much is done, from 0 to 1."""
         return 1.0 if self.state == "succeeded" else fraction(self.progress)

@@ -75,11 +75,13 @@ class Reception:
         mark = await asyncio.get_running_loop().run_in_executor(self._intake, fingerprint, request, sources, order)
         return mark, await self._on_disk(self._store.earlier, order, mark) if order.idempotency_key else None
 
-    async def admit(self, request: GenerationRequest, sources: Sources, order: Order) -> dict[str, bytes]:
+    async def admit(
+        self, request: GenerationRequest, sources: Sources, order: Order
+    ) -> tuple[GenerationRequest, dict[str, bytes]]:
         """Count a request among those who wait, and check it. After this it must be kept.
 
         Returns:
-            Its media.
+            It, as its media settle it, and these.
 
         Raises:
             LTX2Error: it is refused, and does not count.

@@ -184,7 +184,7 @@ class Studio:
         if earlier is not None:
             return await self.job(earlier.id, order.owner)
         self._worker.check()
-        media = await self._reception.admit(request, sources, order)
+        request, media = await self._reception.admit(request, sources, order)
         keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
         try:
             return await asyncio.shield(keeping)
