@@ -27,6 +27,7 @@ from ltx2.model.components import Components
 from ltx2.model.parts import PARTS, Module, Part
 from ltx2.model.placement import GB, choose_device
 from ltx2.model.runner import Runner
+from ltx2.model.source import Enhancer
 from ltx2.model.tiny import TinySource
 from ltx2.recipes import Generation
 from ltx2.request import GenerationRequest
@@ -70,6 +71,10 @@ class RandomSource:
     def tokenizer(self) -> Any:
         """The miniature's: its tokens are among Gemma's."""
         return TinySource("tiny").tokenizer()
+
+    def enhancer(self) -> Enhancer:
+        """The miniature's."""
+        return TinySource("tiny").enhancer()
 
 
 @dataclass

@@ -15,7 +15,8 @@ from diffusers.pipelines.ltx2 import LTX2Pipeline
 from bench.measure import Row, cost
 from ltx2.model.components import Components
 from ltx2.model.decode import to_uint8_chunks
-from ltx2.model.pipeline import Inputs, generate
+from ltx2.model.inputs import Inputs
+from ltx2.model.pipeline import generate
 from ltx2.model.prompt_cache import PromptCache
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan

@@ -16,6 +16,8 @@ AUDIO_LATENTS_PER_SECOND = 25
 """16 kHz samples / hop of 160 / temporal downsampling of 4."""
 TRAINED_SECONDS = 20
 """Clips longer than this (and a few frames) were not in the training data."""
+SHORTEST_SECONDS = 1
+"""Clips whose length is left to the model are not shorter than this, nor longer than those it was trained on."""
 
 _NTSC_TOLERANCE = 0.005
 
@@ -125,3 +127,8 @@ def exact_fps(fps: float) -> Fraction:
 def trained_frames(fps: Fraction) -> int:
     """The longest clip the model was trained on, in frames, rounded down."""
     return int(TRAINED_SECONDS * fps) + 4
+
+
+def extend_frames(seconds: float, fps: Fraction) -> int:
+    """How many frames a video that goes on for so long gets, rounded to the nearest; at least one."""
+    return max(1, round(seconds * fps))

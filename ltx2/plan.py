@@ -2,41 +2,101 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
 
 from ltx2.errors import InvalidRequest
-from ltx2.geometry import Grid, make_grid, trained_frames
-from ltx2.recipes import NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, TWO_STAGE_PIXELS, Recipe, Scales
+from ltx2.geometry import TRAINED_SECONDS, Grid, make_grid, trained_frames
+from ltx2.pieces import Piece, pieces_of
+from ltx2.recipes import NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, TWO_STAGE_PIXELS, Kind, Recipe, Scales
 from ltx2.request import GenerationRequest, Guidance
+
+Pass = Literal["cond", "uncond", "perturbed", "isolated"]
+
+STILL = Piece(0, 1, (0, 1), (0, 1))
+"""The picture that a loop begins and ends with, where no image was given."""
+
+
+def passes_of(video: Scales, audio: Scales, stg_blocks: tuple[int, ...]) -> tuple[Pass, ...]:
+    """The passes of the transformer that a guided step needs: the conditional one, and what any scale asks for."""
+    wanted: list[Pass] = ["cond"]
+    if video.cfg != 1 or audio.cfg != 1:
+        wanted.append("uncond")
+    if stg_blocks and (video.stg != 0 or audio.stg != 0):
+        wanted.append("perturbed")
+    if video.modality != 1 or audio.modality != 1:
+        wanted.append("isolated")
+    return tuple(wanted)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A request with the recipe of a checkpoint applied."""
 
-    grid: Grid
-    """What is generated, and how it is cut to what was asked."""
+    width: int
+    height: int
+    fps: Fraction
+    pieces: tuple[Piece, ...]
+    """What is made after each other."""
+    makes_still: bool
+    """Whether :data:`STILL` is made before all."""
     stages: int
     """1, or 2: at half the size first, then enlarged and refined."""
     steps: int
     """Denoising steps of the (first) stage."""
     video: Scales
     audio: Scales
+    step_passes: int
+    """Passes of the transformer that each of these steps needs."""
     negative_prompt: str
     warnings: tuple[str, ...]
+    refines: bool = True
+    """False where the second of two stages would change nothing that is wanted."""
+
+    @property
+    def grid(self) -> Grid:
+        """What is generated in the longest piece, and how it is cut to what is wanted of it."""
+        return self.grid_of(max(self.pieces, key=lambda piece: piece.num_frames))
+
+    def grid_of(self, piece: Piece) -> Grid:
+        """What is generated in a piece, and how it is cut to what is wanted of it."""
+        return make_grid(self.width, self.height, piece.num_frames, self.fps, stages=self.stages)
+
+    @property
+    def runs(self) -> tuple[Piece, ...]:
+        """Everything that is made after each other."""
+        return (STILL, *self.pieces) if self.makes_still else self.pieces
+
+    @property
+    def run_steps(self) -> int:
+        """Steps of one run, in all stages."""
+        return self.steps + self._refine_steps
 
     @property
     def all_steps(self) -> int:
-        """Steps of all stages, for progress."""
-        return self.steps + (len(REFINE_SIGMAS) - 1 if self.stages == 2 else 0)
+        """Steps of everything, for progress."""
+        return self.run_steps * len(self.runs)
+
+    @property
+    def passes(self) -> int:
+        """Passes of the transformer, of everything."""
+        return (self.steps * self.step_passes + self._refine_steps) * len(self.runs)
+
+    @property
+    def _refine_steps(self) -> int:
+        return len(REFINE_SIGMAS) - 1 if self.stages == 2 and self.refines else 0
 
 
-def make_plan(request: GenerationRequest, recipe: Recipe, *, can_refine: bool = False) -> Plan:
+def make_plan(
+    request: GenerationRequest, recipe: Recipe, *, can_refine: bool = False, piece_seconds: float = TRAINED_SECONDS
+) -> Plan:
     """Fill in what the request leaves to the recipe. What the caller asked for explicitly is kept.
 
     Args:
         request: checked.
         recipe: of the loaded checkpoint.
         can_refine: whether what a second stage needs is loaded as well.
+        piece_seconds: what is longer is made in pieces.
 
     Raises:
         InvalidRequest: two stages were asked for, and there is nothing to make the second with.
@@ -44,22 +104,40 @@ def make_plan(request: GenerationRequest, recipe: Recipe, *, can_refine: bool = 
     stages = _stages(request, can_refine)
     guidance = request.guidance
     track = request.driving_audio
-    frozen = track is not None and track.strength == 1
-    video = _scales(recipe.video, guidance, "video")
-    # there is nothing to guide in a sound that stays as it is
+    streams = request.retake.streams if request.retake else "both"
+    frozen = (track is not None and track.strength == 1) or streams == "picture"
+    # there is nothing to guide in what stays as it is
+    video = NEUTRAL if streams == "sound" else _scales(recipe.video, guidance, "video")
     audio = NEUTRAL if frozen else _scales(recipe.audio, guidance, "audio")
-    warnings = [*_doubts_of_the_recipe(request, recipe, video, audio), *_doubts_of_the_request(request, stages)]
+    pieces = pieces_of(request, piece_seconds)
+    warnings = [*_doubts_of_the_recipe(request, recipe, video, audio), *_doubts_of_the_request(request, stages, pieces)]
     if frozen and _scales(NEUTRAL, guidance, "audio") != NEUTRAL:
         warnings.append("The sound is followed strictly, so its own guidance had no effect.")
     return Plan(
-        grid=make_grid(request.width, request.height, request.length, request.exact_fps, stages=stages),
+        width=request.width,
+        height=request.height,
+        fps=request.exact_fps,
+        pieces=pieces,
+        makes_still=_makes_still(request),
         stages=stages,
         steps=request.num_inference_steps or recipe.steps,
         video=video,
         audio=audio,
+        step_passes=len(passes_of(video, audio, recipe.stg_blocks)),
         negative_prompt=NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt,
         warnings=tuple(warnings),
+        refines=not (request.is_sound_only and keeps_sound(recipe.kind)),
     )
+
+
+def _makes_still(request: GenerationRequest) -> bool:
+    has_first = any(keyframe.is_first for keyframe in request.shown_keyframes)
+    return request.loop and request.length > 1 and not has_first and not request.is_sound_only
+
+
+def keeps_sound(kind: Kind) -> bool:
+    """Whether a second stage leaves the first one's sound as it is: a dev checkpoint's is guided, and by all of it."""
+    return kind == "dev"
 
 
 def _stages(request: GenerationRequest, can_refine: bool) -> int:
@@ -98,16 +176,31 @@ def _doubts_of_the_recipe(request: GenerationRequest, recipe: Recipe, video: Sca
         yield "negative_prompt had no effect: there was no classifier-free guidance."
 
 
-def _doubts_of_the_request(request: GenerationRequest, stages: int) -> Iterator[str]:
+def _doubts_of_the_request(request: GenerationRequest, stages: int, pieces: tuple[Piece, ...]) -> Iterator[str]:
     if request.pipeline == "auto" and stages == 1 and _is_large(request):
         yield (
             f"{request.width}x{request.height} was made in one stage, since the loaded model has no second one: "
             "two are faster and usually look better at this size."
         )
     longest = trained_frames(request.exact_fps)
-    if request.length > longest:
-        yield f"{request.length} frames are more than the {longest} LTX-2 was trained on at this frame rate."
+    at_once = max(piece.num_frames for piece in pieces)
+    if at_once > longest:
+        yield f"{at_once} frames are more than the {longest} LTX-2 was trained on at this frame rate."
+    if len(pieces) > 1:
+        yield f"It was made in {len(pieces)} pieces, each going on where the one before ended."
+    yield from _doubts_of_the_retake(request, pieces[0])
     if request.audio is not None and request.audio.strength == 0:
         yield "The input sound was ignored, since its strength is 0."
     if request.shown_keyframes != request.keyframes:
         yield "An image was ignored, since its strength is 0."
+
+
+def _doubts_of_the_retake(request: GenerationRequest, piece: Piece) -> Iterator[str]:
+    if request.retake is None or request.retake.streams == "sound":
+        return
+    begin, end = (float(frame / request.exact_fps) for frame in piece.pictures)
+    if end - begin > request.retake.end - request.retake.start + float(1 / request.exact_fps):
+        yield (
+            f"The picture was made anew from {begin:.2f} to {end:.2f} seconds: LTX-2 makes eight frames at once, "
+            "and a part of them cannot be kept."
+        )

@@ -10,7 +10,9 @@ from PIL import Image
 
 from ltx2.model.components import Components
 from ltx2.model.conditioning import Stream
-from ltx2.model.pipeline import Inputs, encode_texts, sample
+from ltx2.model.inputs import Inputs
+from ltx2.model.known import Shot
+from ltx2.model.pipeline import encode_texts, sample
 from ltx2.plan import Plan, make_plan
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 
@@ -47,10 +49,10 @@ def planned(components: Components, request: GenerationRequest) -> Plan:
 def latents(components: Components, request: GenerationRequest) -> tuple[Stream, Stream]:
     """Both streams after the last step, by the functions ``generate`` calls."""
     plan = planned(components, request)
-    heard = INPUTS.sound(request.audio, plan.grid.grid_seconds) if request.audio else None
+    shot = Shot(plan.pieces[0], INPUTS.heard(request, plan, plan.pieces[0]))
     prompts = encode_texts(components, request, plan)
     noise = torch.Generator().manual_seed(request.seed or 0)
-    return sample(components, request, plan, INPUTS, heard, prompts, noise)
+    return sample(components, request, plan, INPUTS, shot, prompts, noise)
 
 
 def first(name: str, strength: float = 1.0) -> tuple[Keyframe, ...]:

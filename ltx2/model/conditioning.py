@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ltx2.geometry import Grid
+from ltx2.geometry import TEMPORAL_RATIO, Grid
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,58 @@ class SoundConditioning:
             masked=True,
             noise=1 - self.strength,
         )
+
+
+@dataclass(frozen=True)
+class KnownPictures:
+    """Pictures that are there already, as the model sees them: some of them stay, the others are made anew.
+
+    Where they begin later than the stream, their first latent frame, which shows one picture alone, is appended like
+    a keyframe's, since in its place the stream has one of eight.
+    """
+
+    latents: Tensor
+    """``[1, 128, F, h, w]``, normalised, of pictures encoded by themselves."""
+    offset: int
+    """The stream's pixel frame that their first one is: 0 or a multiple of 8."""
+    kept: tuple[bool, ...]
+    """For each latent frame of the stream, whether it stays as it is in ``latents``."""
+    fps: float
+
+    def apply(self, stream: Stream) -> Stream:
+        area = self.latents.shape[3] * self.latents.shape[4]
+        first = self.offset // TEMPORAL_RATIO
+        clean, mask = stream.clean.clone(), stream.mask.clone()
+        tokens = pack_video(self.latents)
+        for frame, is_kept in enumerate(self.kept):
+            if is_kept:
+                here, there = frame * area, (frame - first) * area
+                clean[:, here : here + area] = tokens[:, there : there + area]
+                mask[:, here : here + area] = 0
+        known = replace(stream, clean=clean, mask=mask, masked=True, noise=0.0 if all(self.kept) else stream.noise)
+        if not self.offset:
+            return known
+        return ImageConditioning(self.latents[:, :, :1], self.offset, 1.0, self.fps).apply(known)
+
+
+@dataclass(frozen=True)
+class KnownSound:
+    """Sound that is there already: some of its tokens stay, the others are made anew."""
+
+    tokens: Tensor
+    """``[1, T, 128]``, normalised, of a sound encoded by itself."""
+    first: int
+    """The stream's token that their first one is. That one is not used where it is not the stream's first: it stands
+    for a quarter of the others' time."""
+    kept: tuple[bool, ...]
+    """For each token of the stream, whether it stays as it is in ``tokens``."""
+
+    def apply(self, stream: Stream) -> Stream:
+        clean, mask = stream.clean.clone(), stream.mask.clone()
+        for token, is_kept in enumerate(self.kept):
+            if is_kept:
+                clean[:, token], mask[:, token] = self.tokens[:, token - self.first], 0
+        return replace(stream, clean=clean, mask=mask, masked=True, noise=0.0 if all(self.kept) else stream.noise)
 
 
 def draw_noise(generator: torch.Generator, video: Stream, audio: Stream) -> tuple[Tensor, Tensor]:

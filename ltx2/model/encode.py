@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
-from ltx2.geometry import Grid
+from ltx2.geometry import TEMPORAL_RATIO, Grid, round_up
 from ltx2.media.audio import Waveform, change_rate
 from ltx2.media.images import h264_round_trip
 from ltx2.model.components import Components, audio_statistics, dtype_of, video_statistics
 from ltx2.model.conditioning import pack_audio
+from ltx2.model.decode import tiling
 from ltx2.model.mel import is_usual, log_mel, resample
 
 FALLBACK_RATE = 48_000
@@ -69,6 +71,38 @@ def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -
     return normalised
 
 
+def encode_video(components: Components, frames: NDArray[np.uint8], grid: Grid, scale: int = 1) -> Tensor:
+    """The latents of frames of a clip, by themselves: the first of them alone, then eight and eight.
+
+    What the grid has beyond the picture, and eights that are not full, are filled with the outermost pixels and the
+    last frame. As in the official code, frames of a video go through no H.264 again.
+
+    Args:
+        components: with the VAE.
+        frames: ``[n, height, width, 3]`` RGB, of the size that is asked for.
+        grid: that they are put into.
+        scale: how many times smaller that is than the picture, in the first of two stages.
+
+    Returns:
+        ``[1, 128, F, h, w]`` float32, normalised.
+    """
+    vae = components.vae
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)
+    pixels = pixels.to(components.device, dtype_of(vae)).div_(127.5).sub_(1)
+    wide, high = scale * grid.grid_width - pixels.shape[3], scale * grid.grid_height - pixels.shape[2]
+    late = round_up(len(frames) - 1, TEMPORAL_RATIO) + 1 - len(frames)
+    edges = [wide // 2, wide - wide // 2, high // 2, high - high // 2, 0, late]
+    pixels = pad(pixels[None], edges, mode="replicate")
+    if scale > 1:
+        shape = (pixels.shape[2], grid.grid_height, grid.grid_width)
+        pixels = interpolate(pixels, size=shape, mode="area")
+    with components.using("vae"), tiling(vae, enabled=components.is_tiled(grid)):
+        latents = vae.encode(pixels).latent_dist.mode().float()
+    mean, std = video_statistics(vae, components.device)
+    normalised: Tensor = (latents - mean) / std
+    return normalised
+
+
 def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:
     """The audio tokens ``[1, T, 128]`` (float32, normalised) of a sound as long as the grid."""
     vae = components.audio_vae
@@ -84,3 +118,15 @@ def encode_sound(components: Components, sound: Waveform, grid: Grid) -> Tensor:
     mean, std = audio_statistics(vae, components.device)
     normalised: Tensor = (tokens - mean) / std
     return normalised
+
+
+def dithered(sound: Waveform, db: float, seed: int) -> Waveform:
+    """A sound with white noise over it, of its own in each channel: a model follows very clean speech better so.
+
+    Args:
+        sound: as it is; what goes into the file stays without.
+        db: level of the noise, its root mean square in decibels below full scale.
+        seed: of the noise alone, so that all other noise of a clip is as it would be.
+    """
+    noise = torch.randn(sound.samples.shape, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (db / 20)
+    return Waveform(sound.samples + noise.numpy(), sound.sample_rate)

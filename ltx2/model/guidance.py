@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from ltx2.model.conditioning import Stream
 from ltx2.model.denoiser import Contexts, Denoiser, Perturbation
+from ltx2.plan import Pass, passes_of
 from ltx2.recipes import NEUTRAL, Scales
-
-Pass = Literal["cond", "uncond", "perturbed", "isolated"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,7 @@ class Guide:
     @property
     def passes(self) -> tuple[Pass, ...]:
         """What has to be run: the conditional pass, and each other one that any scale asks for."""
-        wanted: list[Pass] = ["cond"]
-        if self.video.cfg != 1 or self.audio.cfg != 1:
-            wanted.append("uncond")
-        if self.stg_blocks and (self.video.stg != 0 or self.audio.stg != 0):
-            wanted.append("perturbed")
-        if self.video.modality != 1 or self.audio.modality != 1:
-            wanted.append("isolated")
-        return tuple(wanted)
+        return passes_of(self.video, self.audio, self.stg_blocks)
 
     def predict(
         self, denoiser: Denoiser, video: Stream, audio: Stream, sigma: float, positive: Contexts, negative: Contexts

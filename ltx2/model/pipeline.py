@@ -1,23 +1,21 @@
 """The recipe of one generation."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ltx2.engine import Cancelled, Phase
 from ltx2.geometry import Grid
-from ltx2.media.audio import Waveform, decode_audio, fit
-from ltx2.media.images import decode_image
+from ltx2.media.audio import Waveform, fit
+from ltx2.media.footage import Chunk, Footage
 from ltx2.model.components import Components
 from ltx2.model.conditioning import (
     Conditioning,
-    ImageConditioning,
     InitialLatents,
     SoundConditioning,
     Stream,
@@ -28,18 +26,20 @@ from ltx2.model.conditioning import (
     unpack_video,
     video_stream,
 )
-from ltx2.model.decode import decode_sound, decode_video
+from ltx2.model.decode import decode_sound, decode_video, to_uint8_chunks
 from ltx2.model.denoiser import Contexts
-from ltx2.model.encode import encode_image, encode_sound
 from ltx2.model.guidance import Guide
+from ltx2.model.inputs import LOOPING, Inputs
+from ltx2.model.known import Shot, encode_pictures, encode_track
 from ltx2.model.lora import Lora, applied
 from ltx2.model.prompts import encode_prompts
 from ltx2.model.sampler import denoise
 from ltx2.model.schedule import Sigmas, sigmas_for
 from ltx2.model.upsample import upsample
-from ltx2.plan import Plan
+from ltx2.pieces import NOTHING, Piece
+from ltx2.plan import STILL, Plan, keeps_sound
 from ltx2.recipes import ANCESTRAL_SEED_OFFSET, NEUTRAL, REFINE_SIGMAS, Kind, Sampler
-from ltx2.request import AudioTrack, GenerationRequest
+from ltx2.request import GenerationRequest
 
 UNGUIDED = Guide(NEUTRAL, NEUTRAL, ())
 
@@ -48,31 +48,22 @@ Report = Callable[[Phase, int, int], None]
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The media of a request, decoded when they are needed: a decoded image can have a hundred megabytes."""
-
-    media: Mapping[str, bytes]
-    max_image_megapixels: float
-    max_audio_seconds: float
-
-    def image(self, name: str) -> NDArray[np.uint8]:
-        """``[h, w, 3]`` RGB."""
-        return decode_image(self.media[name], field=name, max_megapixels=self.max_image_megapixels)
-
-    def sound(self, track: AudioTrack, seconds: float) -> Waveform:
-        """The part of a sound that goes with a clip of this length."""
-        sound = decode_audio(self.media[track.source], field=track.source, max_seconds=self.max_audio_seconds)
-        return fit(sound, track.start, seconds)
-
-
-@dataclass(frozen=True)
 class Result:
     """A decoded clip, not yet a file."""
 
     pictures: Tensor | None
-    """``[1, 3, num_frames, height, width]``, -1 … 1, on the model's device. None where only the sound is wanted."""
+    """``[1, 3, num_frames, height, width]``, -1 … 1, on the model's device, of a clip that was made at once. None
+    where only the sound is wanted."""
     sound: Waveform | None
     """None where none is wanted."""
+    footage: Footage | None = None
+    """Where the pictures are of a clip that was not made at once."""
+
+    def chunks(self) -> Iterator[Chunk] | None:
+        """All frames in order, a few at a time; None where only the sound is wanted."""
+        if self.footage is not None:
+            return self.footage.chunks()
+        return None if self.pictures is None else to_uint8_chunks(self.pictures)
 
 
 @torch.inference_mode()
@@ -84,22 +75,37 @@ def generate(
     report: Report = lambda *_: None,
     cancelled: Cancelled = lambda: False,
 ) -> Result:
-    """Make the pictures and the sound of a request.
+    """Make the pictures and the sound of a request, piece by piece.
 
     Raises:
         Canceled: ``cancelled()`` answered True at a step.
     """
     report("encoding", 0, 0)
-    prompts = encode_texts(components, request, plan)
-    track = request.driving_audio
-    heard = inputs.sound(track, plan.grid.grid_seconds) if track else None
+    prompts = encode_texts(components, request, plan, inputs.loras)
     # one generator for all noise of a clip, as in the official code: a second stage draws on where the first ended
     noise = torch.Generator().manual_seed(request.seed or 0)
-    video, audio = sample(components, request, plan, inputs, heard, prompts, noise, report, cancelled)
-    report("decoding", 0, 0)
-    # the sound needs no noise, so it is the same whether or not there are pictures
-    pictures = None if request.is_sound_only else decode_video(components, video.tokens, plan.grid, noise)
-    return Result(pictures, make_sound(components, request, heard, audio.tokens))
+    footage = open_footage(components, request, plan, inputs)
+
+    def take(piece: Piece, number: int) -> tuple[Tensor | None, Waveform | None]:
+        """The pictures and the sound of one piece; of the last one the pictures only if they are to be seen."""
+        shot = Shot(piece, inputs.heard(request, plan, piece), footage, number)
+        video, audio = sample(components, request, plan, inputs, shot, prompts, noise, report, cancelled)
+        is_last = piece is plan.pieces[-1]
+        if is_last:
+            report("decoding", 0, 0)
+        is_seen = piece.pictures != NOTHING and not (is_last and request.is_sound_only)
+        # the sound needs no noise, so it is the same whether or not there are pictures
+        pictures = decode_video(components, video.tokens, plan.grid_of(piece), noise) if is_seen else None
+        return pictures, make_sound(components, request, shot.heard, audio.tokens)
+
+    if plan.makes_still and (still := take(STILL, 0)[0]) is not None:
+        inputs = replace(inputs, still=next(to_uint8_chunks(still))[0])
+        request = request.model_copy(update={"keyframes": (LOOPING, *request.keyframes)})
+    if footage is None:
+        return Result(*take(plan.pieces[0], int(plan.makes_still)))
+    for number, piece in enumerate(plan.pieces, int(plan.makes_still)):
+        add(footage, piece, *take(piece, number))
+    return Result(None, whole_sound(request, plan, inputs, footage), footage)
 
 
 def sample(
@@ -107,39 +113,36 @@ def sample(
     request: GenerationRequest,
     plan: Plan,
     inputs: Inputs,
-    heard: Waveform | None,
+    shot: Shot,
     prompts: tuple[Contexts, Contexts],
     noise: torch.Generator,
     report: Report = lambda *_: None,
     cancelled: Cancelled = lambda: False,
 ) -> tuple[Stream, Stream]:
-    """Denoise both streams in one stage or two: what is left is to decode them."""
+    """Denoise both streams of one piece in one stage or two: what is left is to decode them."""
     recipe = components.recipe
-    grid = plan.grid.halved if plan.stages == 2 else plan.grid
-    for_video = encode_images(components, request, inputs, grid)
-    for_audio = encode_track(components, request, heard, grid)
+    full = plan.grid_of(shot.piece)
+    grid = full.halved if plan.stages == 2 else full
+    for_video = encode_pictures(components, request, inputs, shot, grid, scale=plan.stages)
+    for_audio = encode_track(components, request, shot, grid)
     guide = Guide(plan.video, plan.audio, recipe.stg_blocks)
-    stage = Stage(grid, sigmas_for(recipe.kind, plan.steps), guide, step_noise(recipe.sampler, request.seed or 0))
+    # each piece has its own, or the same grain would come again and again
+    fresh = step_noise(recipe.sampler, (request.seed or 0) + shot.number)
+    stage = Stage(grid, sigmas_for(recipe.kind, plan.steps), guide, fresh, inputs.loras)
 
     def on_step(step: int) -> None:
-        report("denoising", step, plan.all_steps)
+        report("denoising", shot.number * plan.run_steps + step, plan.all_steps)
 
     on_step(0)
     video, audio = stage.run(components, for_video, for_audio, prompts, noise, on_step, cancelled)
-    if plan.stages == 1 or (request.is_sound_only and keeps_sound(recipe.kind)):
+    if plan.stages == 1 or not plan.refines:
         return video, audio
 
     larger = upsample(components, unpack_video(video.tokens, grid))
-    for_video = encode_images(components, request, inputs, plan.grid)
+    for_video = encode_pictures(components, request, inputs, shot, full)
     given = refined(recipe.kind, larger, audio.tokens, for_video, for_audio)
-    refinement = Stage(plan.grid, REFINE_SIGMAS, UNGUIDED, loras=components.refine_loras)
-    done = plan.steps
-    return refinement.run(components, *given, prompts, noise, lambda step: on_step(done + step), cancelled)
-
-
-def keeps_sound(kind: Kind) -> bool:
-    """Whether a second stage leaves the first one's sound as it is: a dev checkpoint's is guided, and by all of it."""
-    return kind == "dev"
+    refinement = Stage(full, REFINE_SIGMAS, UNGUIDED, loras=(*inputs.loras, *components.refine_loras))
+    return refinement.run(components, *given, prompts, noise, lambda step: on_step(plan.steps + step), cancelled)
 
 
 def refined(
@@ -200,40 +203,15 @@ class Stage:
             )
 
 
-def encode_texts(components: Components, request: GenerationRequest, plan: Plan) -> tuple[Contexts, Contexts]:
+def encode_texts(
+    components: Components, request: GenerationRequest, plan: Plan, loras: tuple[tuple[Lora, float], ...] = ()
+) -> tuple[Contexts, Contexts]:
     """The contexts of the prompt and of the negative prompt (the former again when it is not needed)."""
     is_guided = plan.video.cfg != 1 or plan.audio.cfg != 1
     positive, negative = encode_prompts(
-        components, request.prompt, plan.negative_prompt if is_guided else request.prompt
+        components, request.prompt, plan.negative_prompt if is_guided else request.prompt, loras=loras
     )
     return positive, negative
-
-
-def encode_images(components: Components, request: GenerationRequest, inputs: Inputs, grid: Grid) -> list[Conditioning]:
-    """What the images say about the video stream of a grid."""
-    if not request.shown_keyframes:
-        return []
-    # the VAE comes once for all of them
-    with components.using("vae"):
-        return [
-            ImageConditioning(
-                encode_image(components, inputs.image(keyframe.image), grid),
-                keyframe.index(request.length),
-                keyframe.strength,
-                float(grid.fps),
-            )
-            for keyframe in request.shown_keyframes
-        ]
-
-
-def encode_track(
-    components: Components, request: GenerationRequest, heard: Waveform | None, grid: Grid
-) -> list[Conditioning]:
-    """What the sound, as long as the grid, says about the audio stream."""
-    track = request.driving_audio
-    if track is None or heard is None:
-        return []
-    return [SoundConditioning(encode_sound(components, heard, grid), track.strength)]
 
 
 def start(
@@ -258,6 +236,35 @@ def start(
 def step_noise(sampler: Sampler, seed: int) -> torch.Generator | None:
     """Where an ancestral sampler's fresh noise comes from; none for plain Euler."""
     return torch.Generator().manual_seed(seed + ANCESTRAL_SEED_OFFSET) if sampler == "euler_ancestral" else None
+
+
+def open_footage(components: Components, request: GenerationRequest, plan: Plan, inputs: Inputs) -> Footage | None:
+    """Where the pieces of a clip come together; None where there is but one, and nothing else."""
+    if request.video is None and len(plan.pieces) == 1:
+        return None
+    rate = components.vocoder.config.output_sampling_rate
+    return Footage(request.length, request.exact_fps, rate, inputs.source(request))
+
+
+def add(footage: Footage, piece: Piece, pictures: Tensor | None, sound: Waveform | None) -> None:
+    """Put what a piece has made to what there is."""
+    first, last = piece.pictures
+    if pictures is not None:
+        wanted = pictures[:, :, first - piece.start : last - piece.start]
+        footage.add_frames(first, np.concatenate([*to_uint8_chunks(wanted)]))
+    if sound is not None and piece.sound != NOTHING:
+        begin, end = (float(frame / footage.fps) for frame in piece.sound)
+        footage.add_sound(sound, float(piece.start / footage.fps), (begin, end))
+
+
+def whole_sound(request: GenerationRequest, plan: Plan, inputs: Inputs, footage: Footage) -> Waveform | None:
+    """The sound track of a clip that was not made at once."""
+    if not request.wants_sound:
+        return None
+    seconds, track = float(request.length / plan.fps), request.driving_audio
+    if track is not None and track.strength == 1:
+        return inputs.sound(track, seconds)
+    return footage.sound(0.0, seconds)
 
 
 def make_sound(

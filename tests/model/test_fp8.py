@@ -23,7 +23,9 @@ from ltx2.model.fp8 import (
     set_compute,
     store_linears,
 )
-from ltx2.model.pipeline import Inputs, encode_texts, sample
+from ltx2.model.inputs import Inputs
+from ltx2.model.known import Shot
+from ltx2.model.pipeline import encode_texts, sample
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.request import GenerationRequest
@@ -297,7 +299,7 @@ def latents(components: Components, seed: int = 3) -> Tensor:
             request,
             plan,
             Inputs({}, max_image_megapixels=1, max_audio_seconds=10),
-            None,
+            Shot(plan.pieces[0]),
             encode_texts(components, request, plan),
             torch.Generator().manual_seed(seed),
         )

@@ -15,8 +15,9 @@ from ltx2.model.checkpoint import load_components
 from ltx2.model.components import Components, video_statistics
 from ltx2.model.conditioning import Stream, unpack_video
 from ltx2.model.encode import encode_image, encode_sound
+from ltx2.model.known import Shot, encode_pictures
 from ltx2.model.lora import Lora
-from ltx2.model.pipeline import UNGUIDED, Stage, encode_images, encode_texts, generate, refined
+from ltx2.model.pipeline import UNGUIDED, Stage, encode_texts, generate, refined
 from ltx2.model.upsample import upsample
 from ltx2.recipes import REFINE_SIGMAS
 from ltx2.request import GenerationRequest, Keyframe
@@ -41,7 +42,7 @@ def by_hand(components: Components, request: GenerationRequest) -> tuple[Stream,
     with torch.inference_mode():
         larger = upsample(components, unpack_video(video.tokens, planned(components, small).grid))
         plan = planned(components, request)
-        images = encode_images(components, request, INPUTS, plan.grid)
+        images = encode_pictures(components, request, INPUTS, Shot(plan.pieces[0]), plan.grid)
         given = refined(components.recipe.kind, larger, audio.tokens, images, [])
         stage = Stage(plan.grid, REFINE_SIGMAS, UNGUIDED, loras=components.refine_loras)
         return stage.run(components, *given, encode_texts(components, request, plan), noise)
