@@ -1,6 +1,6 @@
 """Small files that unfold to large ones, decoded in a process of their own to see what they cost.
 
-Run as a script it does the decoding: ``python bombs.py image|audio FOLDER``.
+Run as a script it does the decoding: ``python bombs.py image|audio|video FOLDER``.
 """
 
 import json
@@ -13,6 +13,8 @@ from pathlib import Path
 from ltx2.errors import LTX2Error
 from ltx2.media.audio import decode_audio
 from ltx2.media.images import decode_image
+from ltx2.media.videofile import VideoLimits, inspect_video
+from ltx2.settings import Settings
 from processes import ROOT
 
 
@@ -41,6 +43,8 @@ def outcome(kind: str, data: bytes) -> str:
     try:
         if kind == "image":
             return str(decode_image(data, field="image", max_megapixels=50).shape)
+        if kind == "video":
+            return str(inspect_video(data, field="video", limits=VideoLimits.of(Settings())).num_frames)
         decode_audio(data, field="audio", max_seconds=600)
     except LTX2Error as error:
         return error.code

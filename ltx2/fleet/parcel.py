@@ -33,8 +33,11 @@ _TYPES: Final = {
     "mp3": "audio/mpeg",
     "aac": "audio/aac",
     "mov": "audio/mp4",
+    "matroska": "audio/webm",
 }
 """Media types by what bytes are. The worker tells them by their bytes, too."""
+_VIDEOS: Final = {"mov": "video/mp4", "matroska": "video/webm"}
+"""Of what may be a sound alone, or a video."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,10 @@ class Parcel:
     """What the request calls each media field in it."""
 
 
-def media_type_of(data: bytes) -> str:
-    """The media type of what was sent with a request."""
-    return _TYPES.get(kind(data), "application/octet-stream")
+def media_type_of(request: GenerationRequest, name: str, data: bytes) -> str:
+    """The media type of what was sent with a request under a name."""
+    types = _VIDEOS if name == request.video else _TYPES
+    return types.get(kind(data), "application/octet-stream")
 
 
 def digest_of(request: GenerationRequest, media: Mapping[str, bytes]) -> str:
@@ -66,10 +70,11 @@ def packed(request: GenerationRequest, media: Mapping[str, bytes], settings: Set
     """A request with its media inside; None if that is too large to be sent."""
     if sum(map(len, media.values())) * 4 / 3 > MOST_BYTES:
         return None
-    data = {
-        name: f"data:{media_type_of(data)};base64,{pybase64.b64encode(data).decode()}" for name, data in media.items()
+    urls = {
+        name: f"data:{media_type_of(request, name, data)};base64,{pybase64.b64encode(data).decode()}"
+        for name, data in media.items()
     }
-    parcel = linked(request, data, settings)
+    parcel = linked(request, urls, settings)
     return parcel if len(json.dumps(parcel.body)) <= MOST_BYTES else None
 
 

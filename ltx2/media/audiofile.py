@@ -25,8 +25,8 @@ _RATES: Final = range(4_000, 384_001)
 _MAX_CHANNELS: Final = 8
 _BLOCK: Final = 2**16
 """Samples of all channels that are read at a time."""
-_MAX_INDEX_ENTRIES: Final = 2**20
-"""About 40 bytes each."""
+MAX_INDEX_ENTRIES: Final = 2**20
+"""Of an MP4. About 40 bytes each."""
 _MAX_ALAC_FRAME: Final = 2**16
 """Samples; encoders write 4096."""
 _CODECS: Final = ("aac", "ac3", "alac", "eac3", "flac", "libopus", "mp3", "mp3float", "opus", "vorbis")
@@ -88,7 +88,7 @@ def read_ffmpeg(data: bytes, name: str) -> Iterator[Block]:
         UnsupportedMedia: it has no sound, or of a codec, sample rate or number of channels not taken.
         Exception: of many kinds, when it is damaged.
     """
-    if name == "mov" and _index_entries(data) > _MAX_INDEX_ENTRIES:
+    if name == "mov" and index_entries(data) > MAX_INDEX_ENTRIES:
         raise UnsupportedMedia("an MP4 or QuickTime file with an oversized index", hint="send the sound as WAV or M4A")
     if name == "aac":
         data = _adts_frames(data)
@@ -165,7 +165,7 @@ def _adts_frames(data: bytes) -> bytes:
     return data[:at]
 
 
-def _index_entries(data: bytes) -> int:
+def index_entries(data: bytes) -> int:
     """How many entries FFmpeg would make for the index of an MP4, at most.
 
     Raises:

@@ -57,6 +57,14 @@ def decode_image(data: bytes, *, field: str, max_megapixels: float) -> NDArray[n
         raise UnsupportedMedia(f"{describe(data)} that is damaged or incomplete", field=field) from None
 
 
+def with_long_side(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The image with its longer side scaled to ``side`` pixels, bicubic. ``[height, width, 3]`` in and out."""
+    height, width, _ = image.shape
+    scale = side / max(height, width)
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def h264_round_trip(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     """The image as it looks after H.264 at quality ``crf``: 1 is nearly unchanged, 51 is worst.
 

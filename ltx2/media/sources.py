@@ -6,7 +6,7 @@ from typing import Final
 import pybase64
 
 from ltx2.errors import MediaTooLarge, UnsupportedMedia, UrlNotAllowed
-from ltx2.payload import FILE_ID
+from ltx2.payload import FILE_ID, JOB_ID
 from ltx2.settings import Settings
 
 _HINT: Final = "send the bytes as a data URL (data:image/png;base64,…) or as plain base64, or an http(s) URL"
@@ -24,6 +24,12 @@ def is_web_url(source: str) -> bool:
 def file_id_of(source: str | bytes) -> str | None:
     """The id of a file of this server, if the source is one."""
     named = isinstance(source, str) and FILE_ID.fullmatch(source)
+    return named.group() if named else None
+
+
+def job_id_of(source: str | bytes) -> str | None:
+    """The id of a job of this server, if the source is one."""
+    named = isinstance(source, str) and JOB_ID.fullmatch(source)
     return named.group() if named else None
 
 

@@ -9,9 +9,9 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
-from ltx2.errors import QueueFull, UnsupportedMedia
+from ltx2.errors import InvalidRequest, NotFound, QueueFull, UnknownFile, UnsupportedMedia
 from ltx2.media.fetch import check_target
-from ltx2.media.sources import file_id_of
+from ltx2.media.sources import file_id_of, job_id_of
 from ltx2.payload import Source, Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -61,6 +61,7 @@ class Reception:
         self._share = settings.queue_limit // max(1, len(settings.keys))
         self._places = asyncio.Semaphore(AT_ONCE)
         self._taking_in: Counter[str] = Counter()
+        self._examining: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Requests that are neither refused nor jobs yet."""
@@ -77,11 +78,11 @@ class Reception:
 
     async def admit(
         self, request: GenerationRequest, sources: Sources, order: Order
-    ) -> tuple[GenerationRequest, dict[str, bytes]]:
+    ) -> tuple[GenerationRequest, Sources, dict[str, bytes]]:
         """Count a request among those who wait, and check it. After this it must be kept.
 
         Returns:
-            It, as its media settle it, and these.
+            It, as its media settle it; their sources, where a job has become the file of its clip; and these media.
 
         Raises:
             LTX2Error: it is refused, and does not count.
@@ -96,12 +97,39 @@ class Reception:
             for field, url in (("webhook_url", order.webhook_url), ("upload_url", order.upload_url)):
                 if url is not None:
                     await check_target(url, field=field, allow=self._settings.allowed_targets)
-            read = partial(self._files.read, owner=order.owner)
-            async with self._places:
-                return await take_in(request, sources, self._settings, self._intake, read)
+            return await self._take_in(request, sources, order.owner)
         except BaseException:
             self._leave(order)
             raise
+
+    async def examine(self, request: GenerationRequest, sources: Sources, owner: str) -> GenerationRequest:
+        """Check a request as :meth:`admit` does, but keep nothing of it.
+
+        Returns:
+            It, as its media settle it.
+
+        Raises:
+            LTX2Error: it would be refused, or too many are examined already.
+        """
+        if self._examining.total() >= AT_ONCE and self._examining[owner] >= AT_ONCE // max(1, len(self._settings.keys)):
+            raise QueueFull(f"{self._examining.total()} requests are being looked at already", hint="try again later")
+        self._examining[owner] += 1
+        try:
+            request, _, _ = await self._take_in(request, sources, owner)
+            return request
+        finally:
+            self._examining[owner] -= 1
+            if not self._examining[owner]:
+                del self._examining[owner]
+
+    async def _take_in(
+        self, request: GenerationRequest, sources: Sources, owner: str
+    ) -> tuple[GenerationRequest, Sources, dict[str, bytes]]:
+        read = partial(self._files.read, owner=owner)
+        async with self._places:
+            sources = await self._on_disk(self._with_clip, request.video, sources, owner)
+            request, media = await take_in(request, sources, self._settings, self._intake, read)
+            return request, sources, media
 
     async def keep(
         self,
@@ -165,6 +193,24 @@ class Reception:
             if found not in types:
                 raise UnsupportedMedia(f"{found} is not what can be used here", field=field)
             return await self._on_disk(partial(self._files.add, data, owner=owner, filename=None))
+
+    def _with_clip(self, video: str | None, sources: Sources, owner: str) -> Sources:
+        """The sources, with the file of its clip in place of the job that made a video.
+
+        Raises:
+            InvalidRequest: there is no such job, or it has no clip.
+        """
+        job_id = None if video is None else job_id_of(sources[video])
+        if video is None or job_id is None:
+            return sources
+        try:
+            job = self._store.get(job_id, owner)
+        except NotFound as error:
+            raise UnknownFile(error.message, field=video, hint=error.hint) from None
+        if job.file_id is None:
+            hint = "make another one" if job.is_over else "wait until it has succeeded"
+            raise InvalidRequest(f"this job is {job.state} and has no clip", field=video, hint=hint)
+        return {**sources, video: job.file_id}
 
     def _leave(self, order: Order) -> None:
         self._taking_in[order.owner] -= 1

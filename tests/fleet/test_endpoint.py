@@ -40,7 +40,7 @@ from ltx2.formats import OutputFormat
 from ltx2.media import bucket as bucket_module
 from ltx2.media.probe import probe_sound, probe_video
 from ltx2.payload import parse, view
-from ltx2.request import AudioTrack, GenerationRequest, Keyframe, Output
+from ltx2.request import AudioTrack, GenerationRequest, Keyframe, Output, Retake
 from ltx2.settings import Settings
 
 LONG = 60
@@ -173,6 +173,8 @@ def test_a_clip_comes_back_with_its_facts_and_its_progress(
     assert (clip.width, clip.height, clip.num_frames, clip.fps, clip.seed) == (64, 64, 9, 25, 7)
     assert (clip.steps, clip.stages, clip.model, clip.audio_sample_rate) == (2, 1, "fake", 48_000)
     assert clip.seconds.keys() == {"loading", "encoding", "denoising", "decoding", "muxing"}
+    assert clip.provenance is not None
+    assert (clip.provenance.model, clip.provenance.seed) == ("fake", 7)
     assert probe_video(clip.path).num_frames == 9
     assert files(tmp_path) == [clip.path]
     assert engine.status().loaded == ("fake",)
@@ -185,6 +187,18 @@ def test_a_sound_alone_comes_back(cloud: Cloud, engine: EndpointEngine, tmp_path
     clip = run.clip()
     assert clip.path.suffix == ".flac"
     assert probe_sound(clip.path).sample_rate == clip.audio_sample_rate
+
+
+def test_another_seed_is_tried_there_and_told_here(cloud: Cloud, engine: EndpointEngine, tmp_path: Path) -> None:
+    wanted = {"prompt": "flaw=silent@7", "retry_if": ("silent",)}
+    run = Generation(engine, SMALL.model_copy(update=wanted))
+    job = taken(cloud)
+    assert job.input["retry_if"] == ["silent"]
+    finish(cloud, job, tmp_path)
+    clip = run.clip()
+    assert (clip.seed, clip.retried_for) == (8, ("silent",))
+    assert clip.quality is not None
+    assert (clip.quality.silence, clip.quality.frozen_frames) == (0, 0)
 
 
 def test_media_travel_as_data_urls_and_errors_name_them_as_the_request_does(
@@ -206,6 +220,25 @@ def test_media_travel_as_data_urls_and_errors_name_them_as_the_request_does(
     error = run.error()
     assert isinstance(error, InvalidRequest)
     assert (error.code, error.field, error.message) == ("unsupported_media", "images[1]", "found a GIF image")
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type"),
+    [(b"\0\0\0\x18ftypmp42", "video/mp4"), (b"\x1a\x45\xdf\xa3", "video/webm")],
+)
+def test_a_video_travels_and_says_how_large_the_clip_is(
+    cloud: Cloud, engine: EndpointEngine, data: bytes, media_type: str
+) -> None:
+    request = SMALL.model_copy(update={"video": "film", "retake": Retake(start=0, end=0.1, streams="sound")})
+    run = Generation(engine, request, film=data)
+    job = taken(cloud)
+    assert job.input["video"] == f"data:{media_type};base64," + base64.b64encode(data).decode()
+    assert not {"width", "height", "num_frames", "fps"} & job.input.keys()
+    parsed, _ = parse(job.input)
+    assert (parsed.video, parsed.retake, parsed.mode) == ("video", request.retake, "Retake")
+    told = {"error_code": "unsupported_media", "field": "video"}
+    cloud.told(job.id, {"error": "video: no pictures", "output": told})
+    assert run.error().field == "film"
 
 
 EXCEPTION = json.dumps({"error_type": "<class 'ZeroDivisionError'>", "error_traceback": "/secret", "hostname": "h"})
