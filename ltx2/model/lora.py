@@ -4,11 +4,13 @@ A branch adds ``scale * B(A(x))`` to what a linear gives. The weights are never 
 nothing is rounded into bf16, and it works beside float8 weights too.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -59,10 +61,21 @@ class Lora:
         """A LoRA of tensors at hand: A ``[rank, in]``, B ``[out, rank]`` and a scale for each linear."""
         return cls(name, {module: Pair(*pair) for module, pair in pairs.items()})
 
-    def pinned(self) -> Self:
-        """The same in pinned host memory, from where it comes to a GPU without anybody waiting for it."""
-        pairs = {name: Pair(a.pin_memory(), b.pin_memory(), scale) for name, (a, b, scale) in self.pairs.items()}
-        return type(self)(self.name, pairs, self.connectors)
+    def kept(self, dtype: torch.dtype, *, pinned: bool) -> Self:
+        """The same in host memory of its own, mapped from its file no more.
+
+        Args:
+            dtype: of its tensors.
+            pinned: in pages from where it comes to a GPU without anybody waiting for it.
+        """
+        if pinned:
+            return self.changed(lambda tensor: tensor.to("cpu", dtype).pin_memory())
+        return self.changed(lambda tensor: tensor.to("cpu", dtype, copy=True))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with other tensors in the place of its own."""
+        pairs = {name: Pair(change(a), change(b), scale) for name, (a, b, scale) in self.pairs.items()}
+        return type(self)(self.name, pairs, self.connectors and self.connectors.changed(change))
 
     @property
     def tensors(self) -> Iterator[Tensor]:
@@ -80,10 +93,19 @@ class Lora:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 
+    @cached_property
+    def digest(self) -> str:
+        """Tells apart what does different things, whatever its file is called. Computed from all of its numbers."""
+        digest = hashlib.sha256()
+        for name, (a, b, scale) in sorted(self.pairs.items()):
+            digest.update(f"{name} {a.dtype} {[*a.shape]} {[*b.shape]} {scale!r}\n".encode())
+            for tensor in (a, b):
+                digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same on another device; tensors that are there already are shared."""
-        moved = {name: Pair(p.a.to(device, dtype), p.b.to(device, dtype), p.scale) for name, p in self.pairs.items()}
-        return type(self)(self.name, moved, self.connectors and self.connectors.to(device, dtype))
+        return self.changed(lambda tensor: tensor.to(device, dtype))
 
 
 def load_lora(path: Path, transformer: Module, connectors: Module | None = None) -> Lora:

@@ -1,5 +1,6 @@
 """Prompts as the contexts both streams attend to."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,29 +8,39 @@ from torch import Tensor
 
 from ltx2.model.components import Components
 from ltx2.model.denoiser import Contexts
+from ltx2.model.lora import Lora, applied
 
 MAX_TOKENS = 1024
 """A multiple of the connectors' 128 registers, which take the place of the padding."""
 
 
-def encode_prompts(components: Components, *prompts: str) -> tuple[Contexts, ...]:
+def encode_prompts(
+    components: Components, *prompts: str, loras: Sequence[tuple[Lora, float]] = ()
+) -> tuple[Contexts, ...]:
     """Encode prompts, each cut after ``MAX_TOKENS`` tokens; those that are remembered cost nothing.
 
     Since the connectors put learned registers where padding was, all of the contexts are attended to and
     no mask is needed.
+
+    Args:
+        components: of the model.
+        prompts: as they are.
+        loras: what the clip wears, each with its scale; those that change the connectors are worn by them.
     """
+    worn = [(lora.connectors, scale) for lora, scale in loras if lora.connectors is not None and scale]
+    wearing = tuple((lora.digest, scale) for lora, scale in worn)
     texts = [prompt.strip() for prompt in prompts]
     cache, device = components.prompt_cache, components.device
-    known = {text: contexts for text in texts if (contexts := cache.get(text, device))}
+    known = {text: contexts for text in texts if (contexts := cache.get(text, device, wearing))}
     if new := [text for text in dict.fromkeys(texts) if text not in known]:
         # one prompt at a time, so that its contexts do not depend on its company; but the parts come once for all
         with components.using("text_encoder"):
             read = [_read(components, text) for text in new]
-        with components.using("connectors"):
+        with components.using("connectors"), applied(components.connectors, worn):
             for text, (layers, mask) in zip(new, read, strict=True):
                 video, audio, _ = components.connectors(layers.to(device), mask.to(device), padding_side="left")
                 known[text] = Contexts(video, audio)
-                cache.put(text, known[text])
+                cache.put(text, known[text], wearing)
     return tuple(known[text] for text in texts)
 
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from small_loras import LINEAR, ORIGINAL_CONNECTORS, ORIGINAL_NAMES, RANK, error, linear_of, noise, tensors_for
 from torch import Tensor, nn
 
 from ltx2.errors import NotReady
 from ltx2.model.components import Components
 from ltx2.model.fp8 import quantise_blocks
+from ltx2.model.inputs import Inputs
+from ltx2.model.known import Shot
 from ltx2.model.lora import Lora, applied, load_lora
-from ltx2.model.original import OriginalFiles
-from ltx2.model.pipeline import Inputs, encode_texts, sample
+from ltx2.model.pipeline import encode_texts, sample
 from ltx2.model.tiny import build_tiny
 from ltx2.plan import make_plan
 from ltx2.request import GenerationRequest
@@ -24,34 +26,6 @@ Tiny = Callable[[str], Components]
 Checkpoints = Callable[[str], Path]
 
 CPU = torch.device("cpu")
-RANK = 4
-LINEAR = "transformer_blocks.0.attn1.to_q"
-ORIGINAL_NAMES = {
-    "patchify_proj": "proj_in",
-    "adaln_single.linear": "time_embed.linear",
-    "av_ca_a2v_gate_adaln_single.linear": "av_cross_attn_video_a2v_gate.linear",
-    LINEAR: LINEAR,
-}
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def linear_of(module: Any, name: str) -> nn.Linear:
-    linear = module.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    return linear
-
-
-def tensors_for(module: Any, names: dict[str, str], prefix: str, seed: int = 0) -> dict[str, Tensor]:
-    """A LoRA file's tensors, for linears with names of its own."""
-    tensors = {}
-    for index, (name, path) in enumerate(names.items()):
-        linear = linear_of(module, path)
-        tensors[f"{prefix}{name}.lora_A.weight"] = noise(RANK, linear.in_features, seed=seed + 2 * index)
-        tensors[f"{prefix}{name}.lora_B.weight"] = noise(linear.out_features, RANK, seed=seed + 2 * index + 1)
-    return tensors
 
 
 def random_lora(transformer: Any, seed: int = 0) -> Lora:
@@ -91,50 +65,8 @@ def latents(components: Components) -> Tensor:
     inputs = Inputs({}, max_image_megapixels=1, max_audio_seconds=10)
     generator = torch.Generator().manual_seed(3)
     with torch.inference_mode():
-        streams = sample(components, request, plan, inputs, None, prompts, generator)
+        streams = sample(components, request, plan, inputs, Shot(plan.pieces[0]), prompts, generator)
     return torch.cat([stream.tokens.flatten() for stream in streams])
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
-
-
-@torch.inference_mode()
-def velocities(transformer: Any, golden: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """One call of the transformer with a golden file's inputs, the way the official code makes it."""
-    given = {name.removeprefix("transformer."): tensor for name, tensor in golden.items()}
-    sigma = given["sigma"].reshape(1) * 1000
-    video, audio = transformer(
-        hidden_states=given["video_tokens"],
-        audio_hidden_states=given["audio_tokens"],
-        encoder_hidden_states=given["video_context"],
-        audio_encoder_hidden_states=given["audio_context"],
-        timestep=given["video_timesteps"] * 1000,
-        audio_timestep=given["audio_timesteps"] * 1000,
-        sigma=sigma,
-        audio_sigma=sigma,
-        video_coords=given["video_positions"],
-        audio_coords=given["audio_positions"],
-        return_dict=False,
-    )
-    return video, audio
-
-
-@pytest.mark.parametrize("layout", ["original", "peft"])
-@pytest.mark.parametrize("version", ["2.0", "2.3"])
-def test_a_lora_does_what_the_official_code_says(version: str, layout: str, checkpoints: Checkpoints) -> None:
-    golden = load_file(checkpoints(f"expected-{version}.safetensors"))
-    transformer = OriginalFiles([checkpoints(f"ltx-{version}-tiny.safetensors")]).load("transformer", torch.float32)
-    lora = load_lora(checkpoints(f"ltx-{version}-lora-{layout}.safetensors"), transformer)
-    plain = velocities(transformer, golden)
-    with applied(transformer, [(lora, 0.8)]):
-        worn = velocities(transformer, golden)
-    for ours, name in zip(worn, ("video", "audio"), strict=True):
-        assert error(ours, golden[f"transformer.lora.out_{name}_velocity"]) < 1e-5
-    for ours, name, before in zip(velocities(transformer, golden), ("video", "audio"), plain, strict=True):
-        assert torch.equal(ours, before)
-        assert error(ours, golden[f"transformer.out_{name}_velocity"]) < 1e-5
 
 
 @pytest.mark.parametrize(("lora", "model"), [("2.0", "tiny-2.3"), ("2.3", "tiny")])
@@ -181,12 +113,8 @@ def test_an_alpha_scales_a_pair(transformer: Any, save: Callable[..., Path]) -> 
 def test_a_lora_of_the_connectors_needs_them(tiny: Tiny, save: Callable[..., Path]) -> None:
     components = tiny("tiny-2.3")
     inside = "video_connector.transformer_blocks.0.attn1.to_q"
-    names = {
-        "diffusion_model.video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q": inside,
-        "text_embedding_projection.audio_aggregate_embed": "audio_text_proj_in",
-    }
     of_transformer = tensors_for(components.transformer, ORIGINAL_NAMES, "diffusion_model.")
-    path = save(of_transformer | tensors_for(components.connectors, names, ""))
+    path = save(of_transformer | tensors_for(components.connectors, ORIGINAL_CONNECTORS, ""))
     with pytest.raises(NotReady, match=r"style\.safetensors changes the connectors"):
         load_lora(path, components.transformer)
     lora = load_lora(path, components.transformer, components.connectors)
