@@ -22,7 +22,7 @@ HUB, HUB_CACHE = "the hub", "the local hub cache"
 """Places where what goes with a model may be fetched from the hub as well."""
 UPSCALERS = "*spatial-upscaler*x2*.safetensors"
 LORAS = "*distilled-lora*.safetensors"
-GEMMA_FILES = ("*.json", "*.model", "*.safetensors")
+GEMMA_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 
 
 def with_companions(settings: Settings, found: Location) -> Location:

@@ -12,12 +12,14 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from ltx2.errors import NotReady
+from ltx2.model.enhancers import enhancer_beside, writing_text_encoder
 from ltx2.model.gemma import check_text_encoder, check_transformers, load_tokenizer, load_transformers
 from ltx2.model.layout import (
     AGAIN,
     EXTRAS,
     GEMMA_3_CLASS,
     GEMMA_4_CLASS,
+    PROCESSOR,
     TOKENIZER,
     UPSAMPLER,
     generation_of_config,
@@ -26,6 +28,7 @@ from ltx2.model.layout import (
     title,
 )
 from ltx2.model.parts import REQUIRED, Module, Part
+from ltx2.model.source import Enhancer
 from ltx2.model.weights import WeightsFile, check, fill, log_read, open_part, source_of, understood
 from ltx2.recipes import Generation
 
@@ -132,6 +135,13 @@ class DiffusersFolder:
             NotReady: it is missing or damaged.
         """
         return load_tokenizer(self.folder / TOKENIZER, f"the tokenizer of the model {title(self.folder)!r}")
+
+    def enhancer(self) -> Enhancer:
+        """What writes prompts out: LTX-2.5's own, or else the text encoder. See :class:`ltx2.model.source.Source`."""
+        if self.generation == "2.5":
+            return enhancer_beside(self.folder)
+        places = [self.folder / PROCESSOR, self.folder / TOKENIZER, self._folders["text_encoder"]]
+        return writing_text_encoder(places, f"the model {title(self.folder)!r}")
 
     def _build(self, part: Part) -> Module:
         folder, whose, config = self._whole(part), self._whose(part), self._config(part)

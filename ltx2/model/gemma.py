@@ -1,7 +1,7 @@
 """A text encoder and its tokenizer as transformers saves them, read strictly."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ltx2.model.weights import (
 )
 from ltx2.recipes import Generation
 
+READERS = (GEMMA_3_CLASS, GEMMA_4_CLASS)
+"""What reads prompts."""
 STRICTLY: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """A mismatch is then told like what is missing, by name, instead of as one long RuntimeError."""
 
@@ -64,7 +66,7 @@ def check_transformers(folder: Path, whose: str = "the text encoder") -> None:
     Raises:
         NotReady: see there.
     """
-    kind, files = _gemma(folder, whose)
+    kind, files = gemma_files(folder, whose)
     stored = {name: tensor.on_meta() for file in files for name, tensor in file.tensors.items()}
 
     with understood(whose):
@@ -73,14 +75,16 @@ def check_transformers(folder: Path, whose: str = "the text encoder") -> None:
     _refuse_others(source_of(whose, files), info)
 
 
-def load_transformers(folder: Path, dtype: torch.dtype, whose: str = "the text encoder") -> Module:
+def load_transformers(
+    folder: Path, dtype: torch.dtype, whose: str = "the text encoder", classes: Collection[str] = READERS
+) -> Module:
     """Read a Gemma 3 or Gemma 4 folder as transformers saves it into host memory, strictly.
 
     Raises:
-        NotReady: a file is missing, damaged or not what it should be; it is not one of the two; it is quantised;
+        NotReady: a file is missing, damaged or not what it should be; it is of none of these classes; it is quantised;
             or its weights are not exactly those of its configuration. The message says which file.
     """
-    kind, files = _gemma(folder, whose)
+    kind, files = gemma_files(folder, whose, classes)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": dtype}
     started = time.perf_counter()
     with understood(whose):
@@ -90,12 +94,16 @@ def load_transformers(folder: Path, dtype: torch.dtype, whose: str = "the text e
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def _gemma(folder: Path, whose: str) -> tuple[Any, list[WeightsFile]]:
-    """The class and the files of a text encoder."""
+def gemma_files(folder: Path, whose: str, classes: Collection[str] = READERS) -> tuple[Any, list[WeightsFile]]:
+    """The class and the files of a language model, which must be of one of these classes.
+
+    Raises:
+        NotReady: it is not, it is quantised, or a file is missing or damaged.
+    """
     import transformers
 
     config = read_json(folder / "config.json", whose)
-    kind = getattr(transformers, _architecture(config, whose))
+    kind = getattr(transformers, _architecture(config, whose, classes))
     if "quantization_config" in config:
         raise NotReady(f"{whose} is quantised, which is not supported", hint="take the unquantised weights")
     return kind, open_part(folder, whose)
@@ -104,7 +112,7 @@ def _gemma(folder: Path, whose: str) -> tuple[Any, list[WeightsFile]]:
 def _refuse_others(source: str, info: Mapping[str, Any]) -> None:
     """Refuse a text encoder whose weights are not exactly those of its configuration, as transformers tells it."""
     refuse(source, UNKNOWN, sorted(info["unexpected_keys"]))
-    # the head is tied to the embedding, or else never run: prompts are read by the layers below it
+    # the head is tied to the embedding, and what reads prompts are the layers below it
     refuse(source, MISSING, sorted(set(info["missing_keys"]) - {"lm_head.weight"}))
     shapes = [f"{key} {list(stored)} instead of {list(wanted)}" for key, stored, wanted in info["mismatched_keys"]]
     refuse(source, MISSHAPEN, sorted(shapes))
@@ -127,9 +135,11 @@ def load_tokenizer(folder: Path, whose: str = "the tokenizer") -> Any:
     return tokenizer
 
 
-def _architecture(config: Mapping[str, Any], whose: str) -> str:
+def _architecture(config: Mapping[str, Any], whose: str, classes: Collection[str] = READERS) -> str:
     names = config.get("architectures") or ["something unnamed"]
-    if names[0] not in (GEMMA_3_CLASS, GEMMA_4_CLASS):
+    if names[0] not in classes:
+        if classes is not READERS:
+            raise NotReady(f"{whose} is {names[0]}, not {' or '.join(classes)}")
         raise NotReady(
             f"{whose} is {names[0]}, which cannot read prompts for an LTX-2",
             hint=f"it must be a {GEMMA_3_CLASS} (LTX-2 and 2.3) or a {GEMMA_4_CLASS} (LTX-2.5)",

@@ -12,7 +12,7 @@ from huggingface_hub import constants, errors
 
 from ltx2.catalogue import DEV_TRANSFORMER
 from ltx2.errors import NotReady
-from ltx2.model.layout import OPTIONAL, TOKENIZER, title, weight_names
+from ltx2.model.layout import OPTIONAL, PROCESSOR, TOKENIZER, title, weight_names
 from ltx2.model.parts import REQUIRED
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def fetch_diffusers(repository: str, folders: Sequence[str]) -> Path:
         NotReady: see :func:`fetch`.
     """
     described = [f"{folder}/*.json" for folder in folders if folder != TOKENIZER]
-    snapshot = fetch(repository, ["model_index.json", f"{TOKENIZER}/*", *described])
+    snapshot = fetch(repository, ["model_index.json", f"{TOKENIZER}/*", f"{PROCESSOR}/*", *described])
     weights = [
         f"{folder}/{name}"
         for folder in folders

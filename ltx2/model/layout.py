@@ -10,6 +10,10 @@ from ltx2.model.parts import REQUIRED, Part
 from ltx2.recipes import Generation
 
 TOKENIZER = "tokenizer"
+PROCESSOR = "processor"
+"""A tokenizer with a chat template and an image processor: what a writer of prompts is asked with."""
+PROMPT_ENHANCER = "prompt_enhancer"
+"""LTX-2.5's writer of prompts; the text encoders of the others write themselves."""
 UPSAMPLER = "latent_upsampler"
 EXTRAS: tuple[Part, ...] = ("diffusion_decoder", "duration_head")
 """The parts a checkpoint may have."""
@@ -21,6 +25,8 @@ GEMMA_3_CLASS = "Gemma3ForConditionalGeneration"
 """What the text encoder of LTX-2.0 and 2.3 is, in transformers' words."""
 GEMMA_4_CLASS = "Gemma4UnifiedForConditionalGeneration"
 """What LTX-2.5's is."""
+ENHANCER_CLASS = "Gemma4ForConditionalGeneration"
+"""What LTX-2.5's writer of prompts is."""
 PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
 AGAIN = "download or copy the model again"
 

@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from ltx2.errors import NotReady
 from ltx2.model import codecs, configs, keymaps
+from ltx2.model.enhancers import enhancer_beside, writing_text_encoder
 from ltx2.model.gemma import check_text_encoder, check_transformers, load_tokenizer, load_transformers
 from ltx2.model.gemma4 import build_gemma4, check_gemma4, load_gemma4, load_tokenizer_bytes
 from ltx2.model.groups import Group, Held, generation_of_file, sort
 from ltx2.model.keymaps import KeyMap
-from ltx2.model.layout import title
+from ltx2.model.layout import PROCESSOR, PROMPT_ENHANCER, title
 from ltx2.model.parts import Module, Part
 from ltx2.model.section import Section
+from ltx2.model.source import Enhancer
 from ltx2.model.weights import WeightsFile, check, fill, open_part, open_weights, understood
 from ltx2.recipes import Generation
 
@@ -153,6 +155,15 @@ class OriginalFiles:
         beside = folder.parent / "tokenizer"
         is_inside = (folder / "tokenizer_config.json").is_file() or not beside.is_dir()
         return load_tokenizer(folder if is_inside else beside)
+
+    def enhancer(self) -> Enhancer:
+        """What writes prompts out. See :class:`ltx2.model.source.Source`."""
+        if self.generation == "2.5":
+            folder = self._files[0].path.parent
+            return enhancer_beside(folder.parent if (folder.parent / PROMPT_ENHANCER).is_dir() else folder)
+        folder = self._text_folder()
+        places = [folder, folder.parent / PROCESSOR, folder.parent / "tokenizer"]
+        return writing_text_encoder(places, f"the text encoder {title(folder)!r}")
 
     def _each_once(self, all_held: Sequence[Held]) -> dict[Group, Held]:
         found: dict[Group, Held] = {}

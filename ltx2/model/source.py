@@ -1,5 +1,7 @@
 """What a checkpoint is to the rest of the program: parts that can be loaded one after the other."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +33,20 @@ class Parts(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Enhancer:
+    """What writes prompts out."""
+
+    tokenizer: Any
+    """With a chat template."""
+    image_processor: Any | None = None
+    """Of transformers: prepares images; without it the writer sees none."""
+    load: Callable[[torch.dtype], Module] | None = None
+    """Reads the model that writes into host memory; None where that is the text encoder."""
+    parameters: int = 0
+    """How many weights that model has."""
+
+
 class Source(Parts, Protocol):
     """One checkpoint."""
 
@@ -42,6 +58,13 @@ class Source(Parts, Protocol):
 
     def tokenizer(self) -> Any:
         """The text encoder's tokenizer, padding on the left."""
+
+    def enhancer(self) -> Enhancer:
+        """What writes prompts out. Its model is not read yet.
+
+        Raises:
+            NotReady: something that it needs is missing or damaged; the message says what, the hint what to do.
+        """
 
 
 class Joined:
@@ -68,6 +91,10 @@ class Joined:
     def tokenizer(self) -> Any:
         """The checkpoint's."""
         return self._checkpoint.tokenizer()
+
+    def enhancer(self) -> Enhancer:
+        """The checkpoint's."""
+        return self._checkpoint.enhancer()
 
     def _of(self, part: Part) -> Parts:
         return self._other if part in self._other.parts() else self._checkpoint

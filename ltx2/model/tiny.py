@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4ImageProcessorPil,
     Gemma4UnifiedConfig,
     Gemma4UnifiedForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -28,6 +32,7 @@ from ltx2.model.components import Components
 from ltx2.model.lora import Lora
 from ltx2.model.neighborhood import NeighborhoodProcessor
 from ltx2.model.parts import Module, Part
+from ltx2.model.source import Enhancer
 from ltx2.recipes import Generation, Kind, Recipe, fit_recipe, recipe_for
 
 TINY_MODELS: dict[str, tuple[Generation, Kind]] = {
@@ -45,6 +50,19 @@ TEXT_TOKENS = 1024
 LAYERS = 3
 LORA_RANK = 4
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<boi>", "<eoi>")
+IMAGE_TOKENS = {"image_token_id": 4, "boi_token_id": 5, "eoi_token_id": 6}
+PATCH_SIZE = 4
+"""Pixels of a side, of the enhancer's patches."""
+WRITTEN_TOKENS = 48
+"""What they write of a prompt at most: it means nothing."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}\n"
+    "{% for part in message.content %}"
+    "{{ part if message.content is string else '<SHOWN>' if part.type == 'image' else part.text }}"
+    "{% endfor %}\n"
+    "{% endfor %}{% if add_generation_prompt %}model\n{% endif %}"
+)
+"""``<SHOWN>`` is the token an image is put in place of."""
 
 
 def build_tiny(name: str, device: torch.device, dtype: torch.dtype) -> Components:
@@ -57,6 +75,7 @@ def build_tiny(name: str, device: torch.device, dtype: torch.dtype) -> Component
         name=name,
         recipe=source.recipe,
         tokenizer=source.tokenizer(),
+        open_enhancer=source.enhancer,
         device=device,
         refine_lora=tiny_lora(modules["transformer"]) if source.kind == "dev" else None,
         is_random=True,
@@ -106,7 +125,14 @@ class TinySource:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Byte-level BPE without merges: one token a byte, after Gemma's special tokens."""
-        return _tokenizer()
+        return _tokenizer(self.generation)
+
+    def enhancer(self) -> Enhancer:
+        """Of 2.5 a model of its own, which is built when it is asked for."""
+        if self.generation != "2.5":
+            return Enhancer(self.tokenizer(), Gemma3ImageProcessorPil(size={"height": 28, "width": 28}))
+        images = Gemma4ImageProcessorPil(patch_size=PATCH_SIZE, max_soft_tokens=70)
+        return Enhancer(self.tokenizer(), images, load=_enhancer)
 
 
 def tiny_lora(transformer: Module) -> Lora:
@@ -122,7 +148,7 @@ def tiny_lora(transformer: Module) -> Lora:
     return Lora.from_pairs("tiny-distilled-lora", {name: pair(transformer.get_submodule(name)) for name in names})
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(generation: Generation) -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
@@ -137,38 +163,44 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         bos_token="<bos>",
         unk_token="<unk>",
+        extra_special_tokens=dict(zip(("image_token", "boi_token", "eoi_token"), SPECIAL_TOKENS[4:], strict=True)),
         padding_side="left",
         model_max_length=TEXT_TOKENS,
+        chat_template=CHAT_TEMPLATE.replace("<SHOWN>", "<image>" if generation == "2.5" else "<boi>"),
     )
 
 
+_TEXT: dict[str, Any] = {
+    "vocab_size": len(SPECIAL_TOKENS) + 256,
+    "hidden_size": TEXT_DIM,
+    "intermediate_size": 64,
+    "num_hidden_layers": TEXT_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    # more than prompts have, for what a writer of prompts is told
+    "max_position_embeddings": 32 * TEXT_TOKENS,
+}
+
+
+_NO_TOKENS = dict.fromkeys(("audio_token_id", "boa_token_id", "eoa_token_index", "video_token_id"), 3)
+
+
 def _text_encoder(generation: Generation) -> Module:
-    text = {
-        "vocab_size": len(SPECIAL_TOKENS) + 256,
-        "hidden_size": TEXT_DIM,
-        "intermediate_size": 64,
-        "num_hidden_layers": TEXT_LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "sliding_window": 64,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "max_position_embeddings": TEXT_TOKENS,
-    }
     if generation == "2.5":
         vision = {"mm_embed_dim": 16, "mm_posemb_size": 4, "patch_size": 4, "pooling_kernel_size": 1}
         return Gemma4UnifiedForConditionalGeneration(
             Gemma4UnifiedConfig(
-                text_config=text | {"per_layer_config": {}},
+                text_config=_TEXT | {"per_layer_config": {}},
                 vision_config=vision,
                 audio_config={"audio_embed_dim": 16},
-                **dict.fromkeys(("audio_token_id", "boa_token_id", "eoa_token_index", "video_token_id"), 3),
-                image_token_id=4,
-                boi_token_id=5,
-                eoi_token_id=6,
+                **_NO_TOKENS,
+                **IMAGE_TOKENS,
             )
         )
     vision = {
@@ -179,9 +211,9 @@ def _text_encoder(generation: Generation) -> Module:
         "image_size": 28,
         "patch_size": 14,
     }
-    return Gemma3ForConditionalGeneration(
+    encoder: Any = Gemma3ForConditionalGeneration(
         Gemma3Config(
-            text_config=text | {"query_pre_attn_scalar": 16},
+            text_config=_TEXT | {"query_pre_attn_scalar": 16},
             vision_config=vision,
             mm_tokens_per_image=4,
             image_token_index=4,
@@ -189,6 +221,38 @@ def _text_encoder(generation: Generation) -> Module:
             eoi_token_index=6,
         )
     )
+    encoder.generation_config.max_new_tokens = WRITTEN_TOKENS
+    # transformers leaves it zero, and all images would look alike
+    projection: Tensor = encoder.model.multi_modal_projector.mm_input_projection_weight.data
+    projection.normal_(std=projection.shape[0] ** -0.5, generator=torch.Generator().manual_seed(WEIGHT_SEED))
+    return encoder
+
+
+def _enhancer(dtype: torch.dtype) -> Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(WEIGHT_SEED)
+        enhancer: Any = Gemma4ForConditionalGeneration(
+            Gemma4Config(
+                text_config=_TEXT
+                | {"vocab_size_per_layer_input": _TEXT["vocab_size"], "hidden_size_per_layer_input": 8}
+                | {"per_layer_config": {}},
+                vision_config={
+                    "hidden_size": 16,
+                    "intermediate_size": 32,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                    "head_dim": 8,
+                    "patch_size": PATCH_SIZE,
+                    "position_embedding_size": 1024,
+                },
+                audio_config=None,
+                **_NO_TOKENS,
+                **IMAGE_TOKENS,
+            )
+        )
+    enhancer.generation_config.max_new_tokens = WRITTEN_TOKENS
+    return nn.Module.to(enhancer.eval().requires_grad_(requires_grad=False), dtype=dtype)
 
 
 def _connectors(generation: Generation) -> Module:

@@ -15,7 +15,7 @@ from ltx2.media.images import decode_image
 from ltx2.model.components import Components
 from ltx2.model.conditioning import pack_video
 from ltx2.model.decode import decode_video
-from ltx2.model.encode import encode_image, encode_sound, preprocess_image
+from ltx2.model.encode import dithered, encode_image, encode_sound, preprocess_image
 from ltx2.model.tiny import build_tiny
 
 CASES = (
@@ -119,3 +119,22 @@ def test_what_was_normalised_is_denormalised_to_what_it_was(tiny: Callable[[str]
             for model, latents in ((tiny("tiny"), plain), (components, shifted))
         ]
     assert torch.allclose(*decoded, atol=1e-4)
+
+
+@pytest.mark.parametrize(("db", "channels"), [(-40.0, 2), (-3.0, 1), (0.0, 2)])
+def test_dither_has_the_level_that_was_asked_for_and_noise_of_its_own(db: float, channels: int) -> None:
+    speech = 0.1 * np.random.default_rng(1).standard_normal((channels, 100_000)).astype(np.float32)
+    sound = Waveform(speech.copy(), 48_000)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    noisy = dithered(sound, db, seed=5)
+    added = noisy.samples.astype(np.float64) - speech
+    assert math.sqrt(np.mean(added**2)) == pytest.approx(10 ** (db / 20), rel=0.01)
+    assert (noisy.samples.dtype, noisy.sample_rate) == (np.float32, 48_000)
+    assert np.array_equal(sound.samples, speech)
+    assert np.array_equal(dithered(sound, db, seed=5).samples, noisy.samples)
+    assert not np.array_equal(dithered(sound, db, seed=6).samples, noisy.samples)
+    assert torch.equal(torch.get_rng_state(), state)
+    # white, and of its own in each channel
+    assert abs(np.corrcoef(added[0, 1:], added[0, :-1])[0, 1]) < 0.02
+    assert abs(np.corrcoef(added[0], added[-1])[0, 1]) < 0.02 or channels == 1

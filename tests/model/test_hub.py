@@ -139,6 +139,7 @@ def part(folder: str, *shards: str, is_transformers: bool = False) -> dict[str, 
 def published() -> dict[str, bytes]:
     """What the repository of LTX-2.5 holds, left-overs included; each file next to nothing."""
     files = {"model_index.json": b"{}", "README.md": b"read me", "tokenizer/tokenizer_config.json": b"{}"}
+    files["processor/chat_template.jinja"] = b"{{ messages }}"
     for name in ("connectors", "vae", "audio_vae", "vocoder", "duration_head", "diffusion_decoder", "latent_upsampler"):
         files |= part(name)
     files |= part("text_encoder", is_transformers=True) | part("prompt_enhancer", is_transformers=True)
@@ -217,6 +218,7 @@ def test_a_model_is_fetched_without_what_it_does_not_need(client: Client, fake: 
     assert "latent_upsampler" in found
     unneeded = ("README", "prompt_enhancer", "transformer_full", "00001-of-00001", "text_encoder/diffusion", "loras")
     assert not {name for name in fake.fetched() for word in unneeded if word in name}
+    assert "processor/chat_template.jinja" in fake.fetched()
     fake.asked.clear()
     assert "found_in='the local hub cache'" in client.locate("ltx-2.5-distilled", HF_HUB_OFFLINE="1")
     assert "found_in='the hub'" in client.locate("ltx-2.5")
