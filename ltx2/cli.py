@@ -1,4 +1,7 @@
-"""Makes one clip at the command line: ``python -m ltx2.cli --input test_input.json``."""
+"""Makes one clip at the command line: ``python -m ltx2.cli --input test_input.json``.
+
+With ``--again clip.mp4`` it makes one again, from what that file says of itself.
+"""
 
 import argparse
 import asyncio
@@ -6,14 +9,18 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ltx2.checker import checked
 from ltx2.engine import Clip
 from ltx2.errors import InvalidRequest, LTX2Error
+from ltx2.imprint import asked_again, read_imprint
 from ltx2.media.probe import probe_sound, probe_video
+from ltx2.media.tags import read_comment
 from ltx2.model.local import LocalEngine
-from ltx2.payload import parse
+from ltx2.payload import Sources, parse
+from ltx2.provenance import LIBRARIES, versions
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings, load_settings
 from ltx2.studio.direct import Direct
@@ -23,15 +30,27 @@ from ltx2.terminal import TerminalProgress
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0, or 1 after saying what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", type=Path, help='JSON with the fields of POST /generate, or {"input": {…}}')
+    source.add_argument("--again", type=Path, metavar="CLIP", help="a clip of ours, to be made again")
     parser.add_argument(
-        "--input", type=Path, required=True, help='JSON with the fields of POST /generate, or {"input": {…}}'
+        "--media",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="with --again: an image, sound or video that the clip was made of",
     )
     parser.add_argument("--output", type=Path, help="where to put the file (default: below LTX2_DATA_DIR)")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(message)s")
-        request, clip, path = make(settings, read_body(options.input), options.output)
+        if options.again is None:
+            if options.media:
+                raise InvalidRequest("it goes with --again; --input has its media inside", field="--media")
+            request, clip, path = make(settings, *parse(read_body(options.input)), options.output)
+        else:
+            request, clip, path = make_again(settings, options.again, options.media, options.output)
     except LTX2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -54,12 +73,52 @@ def read_body(file: Path) -> object:
     return body["input"] if isinstance(body, dict) and "input" in body else body
 
 
-def make(settings: Settings, body: object, output: Path | None) -> tuple[GenerationRequest, Clip, Path]:
+def make_again(
+    settings: Settings, clip: Path, media: list[str], output: Path | None
+) -> tuple[GenerationRequest, Clip, Path]:
+    """Make a clip again from what its file says, by the settings that show in it. What else differs is warned of.
+
+    Args:
+        settings: of this machine.
+        clip: a file of this program's.
+        media: ``NAME=FILE`` for each image, sound and video it was made of.
+        output: where to put the new one.
+
+    Raises:
+        InvalidRequest: the file does not say how it was made, or the media are not those.
+    """
+    imprint = read_imprint(read_comment(clip), clip.name)
+    noted = imprint.provenance
+    request, sources = asked_again(imprint, dict(_named(text) for text in media))
+    settings = noted.applied_to(settings)
+    here = noted.model_copy(update={"model": settings.model_name, "versions": dict(versions(*LIBRARIES))})
+    early = list(noted.differences(here))
+    for difference in early:
+        print(f"warning: {difference}", file=sys.stderr)
+    request, made, path = make(settings, request, sources, output)
+    if made.provenance is not None:
+        found = tuple(each for each in noted.differences(made.provenance) if each not in early)
+        made = replace(made, warnings=(*made.warnings, *found))
+    return request, made, path
+
+
+def _named(text: str) -> tuple[str, bytes]:
+    name, equals, file = text.partition("=")
+    if not equals:
+        raise InvalidRequest(f"{text} should be NAME=FILE", field="--media")
+    try:
+        return name, Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}", field=name) from None
+
+
+def make(
+    settings: Settings, asked: GenerationRequest, sources: Sources, output: Path | None
+) -> tuple[GenerationRequest, Clip, Path]:
     """Make the clip of a request, with a progress bar, and move it to where it is wanted."""
 
     async def run() -> tuple[GenerationRequest, Clip, Path]:
         with TerminalProgress() as progress:
-            asked, sources = parse(body)
             if output is not None and output.suffix.lower() not in ("", f".{asked.output.format}"):
                 raise InvalidRequest(f"{output.name} is no name for a {asked.output.format} file", field="--output")
             async with studio.run(asked, sources, progress) as (request, clip):

@@ -1,12 +1,18 @@
+import base64
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from variables import set_environment
 
+from ltx2 import cli
 from ltx2.media.probe import probe_video
 from processes import ROOT, environment
+
+Capture = pytest.CaptureFixture[str]
 
 SMALL = {"prompt": "a lamp", "width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 1, "seed": 2}
 
@@ -23,9 +29,8 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_file_becomes_a_film_and_a_report(tmp_path: Path, wrapped: bool) -> None:
-    (tmp_path / "input.json").write_text(json.dumps({"input": SMALL} if wrapped else SMALL))
+def test_a_file_becomes_a_film_and_a_report(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text(json.dumps(SMALL))
     output = tmp_path / "new" / "film.mp4"
     done = run(tmp_path, "--input", str(tmp_path / "input.json"), "--output", str(output))
     assert done.returncode == 0, done.stderr
@@ -63,3 +68,68 @@ def test_what_is_wrong_is_said_without_a_traceback(tmp_path: Path, content: str 
     assert done.returncode == 1
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The program in this process, which has torch already."""
+    set_environment(monkeypatch, {"LTX2_DATA_DIR": tmp_path / "data", "LTX2_VIDEO_PRESET": "ultrafast"})
+    return lambda *arguments: cli.main([str(argument) for argument in arguments])
+
+
+def test_a_clip_is_made_again_from_its_file_alone(
+    tmp_path: Path, main: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    small = {"prompt": 'a "lamp" \U0001f4a1', "width": 64, "height": 64, "num_frames": 9}
+    (tmp_path / "input.json").write_text(json.dumps({"input": small}))  # as a RunPod job has it
+    first, again = tmp_path / "first.mp4", tmp_path / "again.mp4"
+    assert main("--input", tmp_path / "input.json", "--output", first) == 0
+    (tmp_path / "input.json").unlink()
+    # the server has other defaults now
+    monkeypatch.setenv("LTX2_VIDEO_CRF", "30")
+    monkeypatch.setenv("LTX2_VIDEO_PRESET", "veryfast")
+    assert main("--again", first, "--output", again) == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_clip_of_an_image_is_made_again_with_that_image(
+    tmp_path: Path, main: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    image = ROOT / "examples" / "start.jpg"
+    encoded = base64.b64encode(image.read_bytes()).decode()
+    (tmp_path / "input.json").write_text(json.dumps(SMALL | {"image_start": encoded, "output_format": "wav"}))
+    first, again = tmp_path / "first.wav", tmp_path / "again.wav"
+    assert main("--input", tmp_path / "input.json", "--output", first) == 0
+    capsys.readouterr()
+    for media, reason in (
+        ((), "media that are not here: keyframes[0].image"),
+        (("--media", image), "should be NAME=FILE"),
+        (("--media", f"audio={image}"), "made without it; it was made of keyframes[0].image"),
+        (("--media", f"keyframes[0].image={first}"), "not what the clip was made of"),
+        (("--media", f"keyframes[0].image={tmp_path / 'nowhere'}"), "cannot be read"),
+    ):
+        assert main("--again", first, "--output", again, *media) == 1
+        assert reason in capsys.readouterr().err
+    assert not again.exists()
+    # on another model it is another clip, and that is said
+    monkeypatch.setenv("LTX2_MODEL", "tiny-2.3")
+    given = ("--again", first, "--media", f"keyframes[0].image={image}", "--output", again)
+    assert main(*given) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == ["warning: The clip was made with model tiny, and here it is tiny-2.3."]
+    assert "note: The clip was made with generation 2.0, and here it is 2.3." in said.out
+    assert again.read_bytes() != first.read_bytes()
+    monkeypatch.setenv("LTX2_MODEL", "tiny")
+    assert main(*given) == 0
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_what_cannot_be_made_again_is_said(tmp_path: Path, main: Callable[..., int], capsys: Capture) -> None:
+    for arguments, reason in (
+        (("--again", ROOT / "examples" / "chime.ogg"), "chime.ogg is "),
+        (("--again", tmp_path / "nowhere.mp4"), "cannot be read"),
+        (("--input", ROOT / "test_input.json", "--media", "a=b"), "it goes with --again"),
+    ):
+        assert main(*arguments) == 1
+        assert reason in capsys.readouterr().err
