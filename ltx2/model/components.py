@@ -1,6 +1,6 @@
 """The modules of one LTX-2, named."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx2.engine import ModelFacts
+from ltx2.errors import NotReady
 from ltx2.geometry import Grid
 from ltx2.model.denoiser import Denoiser
 from ltx2.model.lora import Lora
 from ltx2.model.parts import PARTS, Module, Part
 from ltx2.model.prompt_cache import PromptCache
 from ltx2.model.residency import Residency
+from ltx2.model.source import Enhancer
 from ltx2.recipes import Recipe
 
 
@@ -41,6 +44,8 @@ class Components:
     """Decodes pictures in the VAE's place."""
     duration_head: Module = None
     """Tells how long the clip of a prompt should be."""
+    open_enhancer: Callable[[], Enhancer] | None = None
+    """Finds what writes prompts out; raises NotReady where that is not there."""
     residency: Residency | None = None
     """Where each part is when; without it they all stay on the device."""
     prompt_cache: PromptCache = field(default_factory=PromptCache)
@@ -51,6 +56,17 @@ class Components:
     def denoiser(self) -> Denoiser:
         """The transformer, called the way the official code calls it."""
         return Denoiser(self.transformer)
+
+    @cached_property
+    def enhancer(self) -> Enhancer:
+        """What writes prompts out.
+
+        Raises:
+            NotReady: it is not there; the message says what is missing.
+        """
+        if self.open_enhancer is None:
+            raise NotReady(f"the model {self.name!r} has nothing that writes prompts out")
+        return self.open_enhancer()
 
     @property
     def parts(self) -> dict[Part, Module]:
@@ -66,6 +82,27 @@ class Components:
     def refine_loras(self) -> tuple[tuple[Lora, float], ...]:
         """What the transformer wears in the second stage: Lora and scale."""
         return () if self.refine_lora is None or self.recipe.kind == "distilled" else ((self.refine_lora, 1.0),)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is to be said of every clip."""
+        if not self.is_random:
+            return ()
+        meaning = f"The model {self.name!r} is a random miniature: its pictures and sounds mean nothing."
+        return (f"{meaning} Set LTX2_MODEL to a real LTX-2, see README.md.",)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What of all this decides what a request will come to."""
+        placement = self.residency.placement if self.residency is not None else None
+        return ModelFacts(
+            name=self.name,
+            recipe=self.recipe,
+            can_refine=self.can_refine,
+            has_duration_head=self.duration_head is not None,
+            footprint=placement.footprint if placement is not None and placement.card.kind == "cuda" else None,
+            doubts=self.doubts,
+        )
 
     def using(self, *parts: Part) -> AbstractContextManager[None]:
         """Have these parts on the device for a while."""

@@ -8,16 +8,13 @@ top is the reserve of :mod:`ltx2.model.placement`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
+from ltx2.footprint import Activations, Decoder, Precision
 from ltx2.geometry import Grid, make_grid
 from ltx2.model.parts import Part
 from ltx2.recipes import Generation
 
-Precision = Literal["bf16", "fp8", "fp8-storage", "fp32"]
-"""How weights are stored, and what is multiplied: fp8 multiplies float8, fp8-storage only stores it."""
 TYPICAL_FPS = Fraction(24)
 """The frame rate that the length of a sound is reckoned with."""
 
@@ -58,10 +55,6 @@ BLOCKS = 48
 """Of the transformer as of the text encoder."""
 BLOCKS_AT_ONCE = 2
 """Blocks on the device while they stream: the one at work and the next."""
-DEQUANTISED = 16_384 * 4096 * 2
-"""The largest weight in bf16, as it stands for a moment where float8 is only stored."""
-FP8_TOKEN = 16_384 * 2
-"""Per token, the widest activation a second time in bf16, on its way to float8."""
 
 
 def weight_bytes(part: Part, parameters: int, precision: Precision, compute_bytes: int) -> int:
@@ -87,61 +80,6 @@ def streamed_bytes(part: Part, parameters: int, compute_bytes: int) -> int:
 def typical_grid(width: int, height: int, num_frames: int) -> Grid:
     """The grid of a clip at the typical frame rate."""
     return make_grid(width, height, num_frames, TYPICAL_FPS)
-
-
-def _pixels(grid: Grid) -> int:
-    return grid.grid_width * grid.grid_height * grid.grid_frames
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """What a decoder of pictures needs in bf16."""
-
-    pixel: int
-    """For every pixel of every frame: of the clip, or of a tile."""
-    tile: tuple[int, int, int]
-    """Width, height and frames of a tile."""
-    kept: int
-    """Per pixel of the clip, held while a tile is decoded: finished tiles, and features that all tiles share."""
-    joined: int
-    """Per pixel of the clip, while the tiles are put together."""
-    fixed: int
-
-    def peak(self, grid: Grid, *, tiled: bool) -> int:
-        """Most bytes at once, the pictures included."""
-        if not tiled:
-            return self.fixed + self.pixel * _pixels(grid)
-        width, height, frames = self.tile
-        tile = min(grid.grid_width, width) * min(grid.grid_height, height) * min(grid.grid_frames, frames)
-        return self.fixed + max(self.pixel * tile + self.kept * _pixels(grid), self.joined * _pixels(grid))
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What the parts of one generation need beside their weights, computing in bf16."""
-
-    text: int
-    """The text encoder over a prompt, with the hidden states of all layers."""
-    connectors: int
-    """The connectors, with the hidden states they are given."""
-    token: int
-    """The transformer, for each video token; an audio token is half as wide."""
-    vae: Decoder
-    diffusion_decoder: Decoder
-    second: int
-    """Audio VAE and vocoder, for each second of sound, in float32."""
-    fixed: int = 40_000_000
-    """What the transformer needs for the shortest clip."""
-
-    def denoise(self, grid: Grid, precision: Precision) -> int:
-        """One pass of the transformer, with one image more than the clip's own frames."""
-        tokens = grid.video_tokens + grid.latent_height * grid.latent_width + grid.audio_latent_frames // 2
-        fp8 = {"fp8": FP8_TOKEN * tokens, "fp8-storage": DEQUANTISED}
-        return self.fixed + self.token * tokens + fp8.get(precision, 0)
-
-    def sound(self, grid: Grid) -> int:
-        """The sound of a clip, and the pictures that wait for it in bf16."""
-        return round(self.second * grid.grid_seconds) + 6 * _pixels(grid)
 
 
 def _vae(pixel: int) -> Decoder:

@@ -4,23 +4,16 @@ import gc
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import psutil
 import torch
 
 from ltx2.errors import NotReady
+from ltx2.footprint import Activations, Footprint, Peaks, Precision
 from ltx2.geometry import Grid
 from ltx2.model.fp8 import has_fp8_matmul
-from ltx2.model.memory import (
-    OUTSIDE_SHARE,
-    Activations,
-    Decoder,
-    Precision,
-    streamed_bytes,
-    typical_grid,
-    weight_bytes,
-)
+from ltx2.model.memory import OUTSIDE_SHARE, streamed_bytes, typical_grid, weight_bytes
 from ltx2.model.parts import Part
 from ltx2.settings import Settings
 
@@ -60,14 +53,6 @@ class Card:
     def available_bytes(self) -> int:
         """What can be planned with."""
         return int(self.free_bytes - RESERVED - RESERVED_SHARE * self.total_bytes)
-
-
-class Peaks(NamedTuple):
-    """Most bytes on the device in each phase."""
-
-    encode: int
-    denoise: int
-    decode: int
 
 
 @dataclass(frozen=True)
@@ -126,20 +111,32 @@ class Placement:
         return round(waiting * (PINNED if self.card.kind == "cuda" else 1))
 
     @property
+    def footprint(self) -> Footprint:
+        """What a clip of any size takes."""
+        part: Part = "diffusion_decoder" if "diffusion_decoder" in self.sizes else "vae"
+        return Footprint(
+            held=self.resident_bytes + (self.host_bytes if self.card.kind == "cpu" else 0),
+            text_encoder=self._visiting("text_encoder"),
+            connectors=self._visiting("connectors"),
+            transformer=self._visiting("transformer") + (0 if self.stays("transformer") else self.lora_bytes),
+            decoder=self._visiting(part),
+            voice=max(self._visiting("audio_vae"), self._visiting("vocoder")),
+            activations=self.activations,
+            diffuses=part == "diffusion_decoder",
+            precision=self.precision,
+            compute_bytes=self.compute_bytes,
+            available=self.card.available_bytes,
+        )
+
+    @property
     def tiled(self) -> bool:
         """Whether the largest clip is decoded in tiles."""
-        return self._is_tiled(self.shape)
+        return self.footprint.is_tiled(self.shape)
 
     @property
     def peaks(self) -> Peaks:
-        """Of the largest clip. Images, sounds and the upsampler need less, in any phase, than what is counted."""
-        text = self._visiting("text_encoder") + self._bytes(self.activations.text)
-        connectors = self._visiting("connectors") + self._bytes(self.activations.connectors)
-        transformer = self._visiting("transformer") + (0 if self.stays("transformer") else self.lora_bytes)
-        sound = max(self._visiting("audio_vae"), self._visiting("vocoder")) + self.activations.sound(self.shape)
-        denoise = transformer + self._bytes(self.activations.denoise(self.shape, self.precision))
-        decode = max(self._decoding(self.shape, tiled=self.tiled), sound)
-        return Peaks(*(self._held_bytes + needed for needed in (max(text, connectors), denoise, decode)))
+        """Of the largest clip."""
+        return self.footprint.peaks(self.shape)
 
     @property
     def peak_bytes(self) -> int:
@@ -152,7 +149,7 @@ class Placement:
 
     def tiled_at(self, width: int, height: int, num_frames: int) -> bool:
         """Whether pictures of this size (pixels) and length (frames) must be decoded in tiles to fit."""
-        return self._is_tiled(typical_grid(width, height, num_frames))
+        return self.footprint.is_tiled(typical_grid(width, height, num_frames))
 
     def should_fit(self, shape: Shape, failed: Shape) -> bool:
         """Whether a clip should fit where another did not.
@@ -188,11 +185,6 @@ class Placement:
             f"{self.peak_bytes / GB:.1f} of {self.card.available_bytes / GB:.1f} GB ({peaks}{tiled})"
         )
 
-    @property
-    def _held_bytes(self) -> int:
-        """What is held in the card's memory whatever is going on."""
-        return self.resident_bytes + (self.host_bytes if self.card.kind == "cpu" else 0)
-
     def _visiting(self, part: Part) -> int:
         """What comes to the device when a part is used."""
         if self.stays(part):
@@ -200,18 +192,6 @@ class Placement:
         if self.streams(part):
             return streamed_bytes(part, self.sizes.get(part, 0), self.compute_bytes)
         return self.weight_bytes(part)
-
-    def _bytes(self, activations: int) -> int:
-        """Activations in bf16 as they are in this precision."""
-        return activations * self.compute_bytes // 2
-
-    def _decoding(self, shape: Grid, *, tiled: bool) -> int:
-        part: Part = "diffusion_decoder" if "diffusion_decoder" in self.sizes else "vae"
-        decoder: Decoder = getattr(self.activations, part)
-        return self._visiting(part) + self._bytes(decoder.peak(shape, tiled=tiled))
-
-    def _is_tiled(self, shape: Grid) -> bool:
-        return self._held_bytes + self._decoding(shape, tiled=False) > self.card.available_bytes
 
 
 def plan_placement(

@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ltx2.engine import Engine, EngineStatus
 from ltx2.errors import Canceled, LTX2Error, NotReady, TimedOut
-from ltx2.media.stills import Still, draw_still
 from ltx2.payload import Sources
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -24,7 +23,9 @@ from ltx2.studio.job import Job, Order
 from ltx2.studio.keys import Keys, webhook_secret
 from ltx2.studio.live import Live
 from ltx2.studio.metrics import Metrics
+from ltx2.studio.planner import Planner
 from ltx2.studio.reception import Reception
+from ltx2.studio.stills import Stills
 from ltx2.studio.storage import open_storage
 from ltx2.studio.store import Store
 from ltx2.studio.worker import JobWorker
@@ -60,7 +61,6 @@ class Studio:
         self._outbox = Outbox(settings, secret, self._database, self.files)
         # decoding what was sent must not wait for the model, nor take all cores from it
         self._intake = ThreadPoolExecutor(max_workers=2, thread_name_prefix="intake")
-        self._stills = ThreadPoolExecutor(max_workers=1, thread_name_prefix="still")
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="disk")
         self._looks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
         self._jobs_disk = ThreadPoolExecutor(max_workers=2, thread_name_prefix="job")
@@ -71,6 +71,10 @@ class Studio:
             settings, self._store, self.files, self._intake, self._disk, self._turns, self._room
         )
         self.keep_media = self._reception.keep_media
+        self._planner = Planner(settings, engine.status, self._reception, self._dispatcher)
+        self.plan = self._planner.plan
+        self._stills = Stills(self.files)
+        self.still = self._stills.draw
         self.draining = asyncio.Event()  # who only watches leaves
         self._drained_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,24 +83,12 @@ class Studio:
         """Have webhooks of jobs that came in by a dialect say what this makes of them."""
         self._outbox.events[dialect] = event
 
-    async def still(self, file_id: str, owner: str, kind: Still) -> bytes:
-        """A picture of what is in a video.
-
-        Raises:
-            NotFound: there is no such file, or it is somebody else's.
-            UnsupportedMedia: it has no pictures.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._stills, self._draw, file_id, owner, kind)
-
-    def _draw(self, file_id: str, owner: str, kind: Still) -> bytes:
-        with self.files.local(file_id, owner) as (_, path):
-            return draw_still(path, kind)
-
     async def start(self) -> None:
         """Take up what a server before this one left, and begin to load the model."""
         for job in await self.on_disk(self._store.recover, time.time()):
             self._dispatcher.accept(job)
         await self.on_disk(self.files.remove_orphans)
+        await self.on_disk(self._planner.remember, self._database)
         for left in self.settings.work_dir.glob("download-*"):
             left.unlink(missing_ok=True)
         if self.status.ttl_seconds is None:
@@ -127,8 +119,8 @@ class Studio:
         await asyncio.to_thread(self._engine.close)
         await asyncio.gather(*self._tasks, self._dispatcher.settle(), return_exceptions=True)
         self._worker.close()
-        for pool in (self._intake, self._stills):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._intake.shutdown(wait=True, cancel_futures=True)
+        self._stills.close()
         for pool in (self._disk, self._looks, self._jobs_disk):
             pool.shutdown(wait=True)
         self._database.close()
@@ -184,7 +176,7 @@ class Studio:
         if earlier is not None:
             return await self.job(earlier.id, order.owner)
         self._worker.check()
-        request, media = await self._reception.admit(request, sources, order)
+        request, sources, media = await self._reception.admit(request, sources, order)
         keeping = asyncio.create_task(self._keep(request, sources, media, order, mark))
         try:
             return await asyncio.shield(keeping)
@@ -336,6 +328,7 @@ class Studio:
 
     def _over(self, job: Job) -> None:
         self.metrics.ended(job)
+        self._planner.learn(job)
         self._outbox.wake()
 
     async def _sweep(self) -> None:
