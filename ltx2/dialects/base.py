@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ltx2.errors import BodyTooLarge, EngineDown, InvalidRequest, LTX2Error, NotFound
+from ltx2.errors import BodyTooLarge, EngineDown, InvalidRequest, LTX2Error, NotFound, StillLoading
 from ltx2.studio.studio import Studio
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ def error_headers(error: LTX2Error) -> dict[str, str]:
         # what is left of a body that is too large would be taken for the next request
         "body_too_large": {"Connection": "close"},
     }
-    found = headers["queue_full"] if isinstance(error, EngineDown) else headers.get(error.code, {})
+    is_for_now = isinstance(error, EngineDown | StillLoading)
+    found = headers["queue_full"] if is_for_now else headers.get(error.code, {})
     return found | ({} if error.job_id is None else {"X-Job-Id": error.job_id})
 
 

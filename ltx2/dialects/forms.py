@@ -62,15 +62,17 @@ async def read_form(request: Request, known: Collection[str], file: str) -> tupl
         return await _read(form, known, file)
 
 
-async def read_nested_form(request: Request, file: str, largest: int) -> tuple[dict[str, Any], Sent | None]:
-    """All fields of a form, and its file if it has one.
+async def read_nested_form(
+    request: Request, files: Collection[str], largest: int
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """All fields of a form, and the bytes of its files.
 
     Fields may have fields and be lists: ``guidance[video_cfg]=3``, ``keyframes[0][frame]=8``, and as some clients
     write lists, ``keyframes[][frame]=8``. All values are texts; :func:`typed` makes more of them.
 
     Args:
         request: with the form.
-        file: the name of the one field that may be a file.
+        files: the names of the fields that may be files.
         largest: bytes of a text.
 
     Raises:
@@ -78,20 +80,20 @@ async def read_nested_form(request: Request, file: str, largest: int) -> tuple[d
         StorageFull: a large file found no room on the way.
     """
     texts: list[tuple[str, str]] = []
-    sent: Sent | None = None
+    sent: dict[str, bytes] = {}
     async with _opened(request, MOST_NESTED, largest) as form:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 texts.append((name, value))
-            elif name != file:
+            elif name not in files:
                 raise InvalidRequest("must be sent as a text", field=name)
-            elif sent is not None:
+            elif name in sent:
                 raise InvalidRequest("was sent more than once", field=name)
             else:
-                sent = await _sent(value, file)
+                sent[name] = (await _sent(value, name)).data
     fields = nested(texts)
-    if sent is not None and file in fields:
-        raise InvalidRequest("was sent more than once", field=file)
+    for name in sent.keys() & fields.keys():
+        raise InvalidRequest("was sent more than once", field=name)
     return fields, sent
 
 

@@ -25,10 +25,9 @@ from ltx2.dialects.kiapi_bodies import (
     JobListResponse,
     JobVideoResponse,
     UnknownModel,
-    record,
     to_request,
-    view,
 )
+from ltx2.dialects.kiapi_views import record, view
 from ltx2.dialects.sending import file_answer
 from ltx2.errors import InvalidRequest, LTX2Error, UnknownFile
 from ltx2.settings import Settings

@@ -1,16 +1,30 @@
 """What is said in the kiapi dialect: bodies that become requests, and the jobs and files that are answered."""
 
 from operator import not_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from ltx2.dialects.creative import EnhancePrompt, Loop, Loras, More, Part, RetryIf, asked, refuse
 from ltx2.errors import InvalidRequest, UnknownFile
 from ltx2.payload import FILE_ID, MOST_VALUES, Sources
+from ltx2.provenance import Provenance
+from ltx2.quality import QualityReport
 from ltx2.request import (
-    MOST_FRAMES,
     AudioTrack,
+    Decibels,
+    Flaw,
     GenerationRequest,
     Keyframe,
     Mode,
@@ -21,11 +35,13 @@ from ltx2.request import (
     Strength,
     Strict,
 )
-from ltx2.studio import files
-from ltx2.studio.job import Job, State
+from ltx2.studio.job import State
 
 TYPE = "ltx2"
 """Of every job, whichever dialect it came in by."""
+AUTO: Final = "auto"
+"""Said instead of a number of frames; read as :data:`UNSETTLED`."""
+UNSETTLED: Final = 0
 
 
 class UnknownModel(InvalidRequest):
@@ -54,6 +70,15 @@ def _grid_of_frames(value: int) -> int:
     return value
 
 
+def _or_auto(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+    return UNSETTLED if value == AUTO else check(value)
+
+
+_LENGTH: Final = {
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": AUTO}, {"type": "null"}],
+}
+
+
 class Lenient(Strict):
     """Like all we read, but what is unknown is ignored."""
 
@@ -78,6 +103,7 @@ class FileDataURLRef(Lenient):
 FileRef = Annotated[FileIDRef | FileURLRef | FileDataURLRef, Field(discriminator="type"), BeforeValidator(_known_kind)]
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
 Frames = Annotated[int, Field(ge=1, le=100_000), AfterValidator(_grid_of_frames)]
+Length = Annotated[Frames | None, WrapValidator(_or_auto), WithJsonSchema(_LENGTH)]
 
 
 class GenerateRequest(Lenient):
@@ -91,7 +117,9 @@ class GenerateRequest(Lenient):
     audio: FileRef | None = Field(None, description="sound to follow; becomes the sound of the clip")
     width: Side | None = Field(None, description="pixels, a multiple of 64; 512 when absent")
     height: Side | None = Field(None, description="pixels, a multiple of 64; 512 when absent")
-    num_frames: Frames | None = Field(None, description="length in frames, 1 + 8*k; 97 when absent")
+    num_frames: Length = Field(
+        None, description="length in frames, 1 + 8*k; 97 when absent. Ours: auto, that of the sound or of the prompt"
+    )
     fps: Annotated[int, Field(ge=1, le=120)] | None = Field(None, description="frames a second; 24 when absent")
     seed: Seed | None = Field(None, description="the same seed makes the same clip; random when absent")
     image_strength: Strength = Field(1.0, description="how strictly the first frame shows its image")
@@ -99,6 +127,14 @@ class GenerateRequest(Lenient):
     generate_audio: bool = Field(False, description="make a sound for the clip; not together with audio")
     negative_prompt: NegativePrompt | None = Field(None, description="ours: what to avoid; needs guidance")
     num_inference_steps: Steps | None = Field(None, description="ours: denoising steps")
+    audio_dither_db: Decibels | None = Field(None, description="ours: noise in what the model hears of the audio")
+    video: FileRef | None = Field(None, description="ours: video to change; the clip has its size and frame rate")
+    retake: Part = None
+    extend: More = None
+    loop: Loop = False
+    loras: Loras = Field([])
+    enhance_prompt: EnhancePrompt = False
+    retry_if: RetryIf = Field([])
     webhook_url: str | None = Field(None, description="ours: is told when the job has ended")
     upload_url: str | None = Field(None, description="ours: the finished clip is PUT there")
 
@@ -126,13 +162,16 @@ class VideoResponse(BaseModel):
     file_id: str = Field(description="of the MP4; GET /v1/files/{file_id}/download has its bytes")
     video_bytes: int
     mode: Mode = Field(description="what kind of generation the inputs made it")
-    prompt: str
+    prompt: str = Field(description="that was used: ours, written out where that was asked for")
     params: dict[str, Any] = Field(description="everything that was used; post it to make the same clip again")
     has_audio: bool
     timings: Timings
     model: str = Field(description="ours: what made it")
     warnings: list[str] = Field(description="ours: what you would want to know about this clip")
+    provenance: Provenance | None = Field(None, exclude_if=not_, description="ours: what made it and out of what")
     phase_seconds: dict[str, float] = Field(description="ours: wall seconds of each phase")
+    quality: QualityReport | None = Field(None, exclude_if=not_, description="ours: what was measured of the clip")
+    retried_for: list[Flaw] = Field([], exclude_if=not_, description="ours: why another seed was tried; there if so")
     fake: bool = Field(False, exclude_if=not_, description="ours: there and true when it is a test card")
 
 
@@ -210,7 +249,16 @@ def to_request(body: GenerateRequest) -> tuple[GenerationRequest, Sources]:
         raise InvalidRequest(
             "the sound is made or sent, not both: send no audio, or false here", field="generate_audio"
         )
-    given = {"image": body.image, "end_image": body.end_image, "audio": body.audio}
+    measures: dict[str, Any] = {
+        "width": 512 if body.width is None else body.width,
+        "height": 512 if body.height is None else body.height,
+        "num_frames": 97 if body.num_frames is None else body.num_frames or None,
+        "fps": 24 if body.fps is None else body.fps,
+    }
+    if body.video is not None:
+        refuse({name: getattr(body, name) for name in measures})
+        measures = {"num_frames": None}
+    given = {"image": body.image, "end_image": body.end_image, "audio": body.audio, "video": body.video}
     sources = {name: _source(name, ref) for name, ref in given.items() if ref is not None}
     keyframes = []
     if body.image is not None:
@@ -221,17 +269,24 @@ def to_request(body: GenerateRequest) -> tuple[GenerationRequest, Sources]:
     request = GenerationRequest(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
-        width=512 if body.width is None else body.width,
-        height=512 if body.height is None else body.height,
-        num_frames=97 if body.num_frames is None else body.num_frames,
-        fps=24 if body.fps is None else body.fps,
+        **measures,
         num_inference_steps=body.num_inference_steps,
         seed=body.seed,
         keyframes=tuple(keyframes),
-        audio=None if body.audio is None else AudioTrack(source="audio"),
-        include_audio=body.generate_audio or body.audio is not None,
+        audio=None if body.audio is None else AudioTrack(source="audio", dither_db=body.audio_dither_db),
+        include_audio=_has_sound(body),
+        video=None if body.video is None else "video",
+        retake=body.retake,
+        extend=body.extend,
+        **asked(body),
     )
     return request, sources
+
+
+def _has_sound(body: GenerateRequest) -> bool:
+    # a video keeps its sound unless it is told not to
+    kept = body.video is not None and "generate_audio" not in body.model_fields_set
+    return body.generate_audio or body.audio is not None or kept
 
 
 def _source(name: str, ref: FileIDRef | FileURLRef | FileDataURLRef) -> str:
@@ -240,87 +295,3 @@ def _source(name: str, ref: FileIDRef | FileURLRef | FileDataURLRef) -> str:
             raise UnknownFile("there is no such file", field=name)
         return ref.file_id
     return ref.url if isinstance(ref, FileURLRef) else ref.data_url
-
-
-def view(job: Job) -> JobVideoResponse:
-    """A job in this dialect, whichever it came in by."""
-    waits = job.state == "queued" or job.started_at is None
-    phase = job.progress.phase
-    labels = {"succeeded": "done", "running": "running" if phase == "queued" else phase}
-    return JobVideoResponse(
-        id=job.id,
-        type=TYPE,
-        status=job.state,
-        params=_params(job),
-        result=_result(job),
-        artifacts=[job.file_id] if job.file_id else [],
-        error=str(job.failure.error) if job.failure else None,
-        created_at=job.created_at,
-        started_at=None if waits else job.started_at,
-        finished_at=job.finished_at,
-        progress=None if waits else job.fraction,
-        progress_label=labels.get(job.state, job.state),
-    )
-
-
-def _params(job: Job) -> dict[str, Any]:
-    """A body that asks for the same again, as far as this dialect can: guidance and the like have no field here."""
-    request, length = job.request, job.num_frames or MOST_FRAMES
-
-    def ref(name: str) -> dict[str, str]:
-        return {"type": "file_id", "file_id": job.inputs[name]}
-
-    params: dict[str, Any] = {
-        "prompt": request.prompt,
-        "width": request.width,
-        "height": request.height,
-        "num_frames": job.num_frames,
-        "fps": int(request.fps) if request.fps == int(request.fps) else request.fps,
-        "seed": request.seed,
-        "generate_audio": request.include_audio and request.driving_audio is None,
-        "negative_prompt": request.negative_prompt,
-        "num_inference_steps": request.num_inference_steps,
-        "audio": ref(request.driving_audio.source) if request.driving_audio else None,
-    }
-    others = []
-    for keyframe in request.keyframes:
-        index, strength = keyframe.index(length), keyframe.strength
-        if keyframe.frame == "last" or index == length - 1 > 0:
-            params |= {"end_image": ref(keyframe.image), "end_image_strength": strength}
-        elif index == 0:
-            params |= {"image": ref(keyframe.image), "image_strength": strength}
-        else:
-            others.append({"image": ref(keyframe.image), "frame": index, "strength": strength})
-    given = {name: value for name, value in params.items() if value is not None}
-    return given | ({"keyframes": others} if others else {})
-
-
-def _result(job: Job) -> VideoResponse | None:
-    clip = job.result
-    if clip is None or job.file_id is None:
-        return None
-    return VideoResponse(
-        file_id=job.file_id,
-        video_bytes=job.file_size,
-        mode=job.request.mode,
-        prompt=job.request.prompt,
-        params=_params(job),
-        has_audio=clip.audio_sample_rate is not None,
-        timings=Timings(total_s=round(clip.total_seconds, 3)),
-        model=clip.model,
-        warnings=list(clip.warnings),
-        phase_seconds={phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
-        fake=job.fake,
-    )
-
-
-def record(file: files.FileRecord) -> FileRecord:
-    """A file in this dialect."""
-    return FileRecord(
-        file_id=file.id,
-        filename=file.filename,
-        content_type=file.content_type,
-        size=file.size,
-        created_at=file.created_at,
-        meta=dict(file.meta),
-    )

@@ -17,11 +17,12 @@ from ltx2.dialects.base import (
     json_response,
     request_id,
 )
-from ltx2.dialects.callers import order_of, result_for
-from ltx2.dialects.declared import JOB_ID, PROMPT, REMOVED, errors, posted
+from ltx2.dialects.callers import order_of, owner_of, result_for, unless_gone
+from ltx2.dialects.declared import JOB_ID, PROMPT, REMOVED, body, errors, posted
 from ltx2.dialects.sending import response_answer
 from ltx2.errors import LTX2Error
 from ltx2.payload import GenerateBody, GenerateResponse, to_request
+from ltx2.quote import Quote
 from ltx2.studio.studio import Studio
 
 NAME = "native"
@@ -73,6 +74,17 @@ def router(studio: Studio) -> APIRouter:
         answer = await response_answer(studio, job)
         answer.headers["X-Job-Id"] = job.id
         return answer
+
+    @routes.post(
+        "/plan",
+        summary="What a request will come to, before it is sent: frames, passes, memory, seconds, cost, doubts",
+        response_model=Quote,
+        responses=errors(ErrorResponse, *sorted({*STATUS.values()} - {404, 409})),
+        openapi_extra=body(large={"prompt": PROMPT, "width": 1280, "height": 704, "num_frames": 121}),
+    )
+    async def plan(body: GenerateBody, request: Request) -> Response:
+        quote = await unless_gone(request, studio.plan(body, owner_of(request)))
+        return gone() if quote is None else json_response(quote.model_dump(mode="json"))
 
     @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it")

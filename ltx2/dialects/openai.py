@@ -1,10 +1,11 @@
 """The OpenAI dialect: the Videos API of the official ``openai`` library, with our fields beside its own."""
 
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
@@ -12,38 +13,38 @@ from ltx2.dialects.callers import order_of, owner_of, unless_gone
 from ltx2.dialects.declared import BINARY, PROMPT, RANGED, Responses, errors, file_answers, posted
 from ltx2.dialects.forms import FORM, is_form, read_nested_form
 from ltx2.dialects.openai_bodies import (
-    IMAGE,
+    AUTO,
     NAME,
+    REPLACED,
     CreateVideo,
+    ExtendVideo,
     OpenAIError,
     OpenAIErrorDetail,
     RemixVideo,
     Video,
     VideoDeleted,
     VideoList,
-    from_texts,
-    job_of,
-    name_of,
     noted,
     notes,
-    read,
-    renamed,
     schema,
-    to_request,
     view,
 )
+from ltx2.dialects.openai_media import FILES, IMAGE, VIDEO, job_of, name_of
+from ltx2.dialects.openai_request import EXTENDED, extension, from_texts, read, renamed, to_request
 from ltx2.dialects.sending import file_answer
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, UnknownFile, UnsupportedMedia
 from ltx2.formats import MEDIA_TYPES
-from ltx2.payload import Sources
+from ltx2.payload import JOB_ID, Sources
 from ltx2.request import GenerationRequest
 from ltx2.studio.job import Job, Order
 from ltx2.studio.studio import Studio
 
+T = TypeVar("T", bound=BaseModel)
+
 __all__ = ["NAME", "checks_keys", "owns", "render_error", "router"]
 
 _VIDEOS = "/v1/videos"
-_NOT_OFFERED = ("edits", "extensions", "characters")
+_NOT_OFFERED = ("edits", "characters")
 _SHORTEST_POLL, _LONGEST_POLL, _POLL_EACH = 500, 5000, 100
 """Milliseconds: while it runs; at most; more for each request that waits."""
 _STILLS = {"thumbnail": "image/webp", "spritesheet": "image/jpeg"}
@@ -74,6 +75,7 @@ def router(studio: Studio) -> APIRouter:
     routes = APIRouter(tags=[NAME], route_class=JsonRoute)
     studio.announce(NAME, event)
     _making(routes, studio)
+    _extending(routes, studio)
     _asking(routes, studio)
     _fetching(routes, studio)
     return routes
@@ -85,29 +87,28 @@ def _errors(*statuses: int) -> Responses:
     return errors(OpenAIError, 401, *statuses, 500) | others
 
 
+def _either(kind: type[BaseModel], example: dict[str, Any], file: dict[str, str]) -> dict[str, Any]:
+    """What a body may be, as JSON and as a form with a file."""
+    wanted = posted(schema=schema(kind, form=False), waves=example)
+    form = posted(media_type=FORM, schema=schema(kind, form=True), waves=example | file)
+    wanted["requestBody"]["content"] |= form["requestBody"]["content"]
+    return wanted
+
+
 def _making(routes: APIRouter, studio: Studio) -> None:
     refused = (400, 413, 429, 503, 507)
-    waves = {"prompt": PROMPT, "seconds": "2", "size": "512x288", "seed": 7}
-    examples = posted(schema=schema(form=False), waves=waves)
-    form = posted(media_type=FORM, schema=schema(form=True), waves=waves | {IMAGE: "the bytes of a photo.jpg"})
-    examples["requestBody"]["content"] |= form["requestBody"]["content"]
+    waves, photo = {"prompt": PROMPT, "seconds": "2", "size": "512x288", "seed": 7}, {IMAGE: "the bytes of a photo.jpg"}
+    examples = _either(CreateVideo, waves, photo)
     again = posted(schema=RemixVideo.model_json_schema(), night={"prompt": PROMPT + ", by night"})
-
-    async def made(request: GenerationRequest, sources: Sources, order: Order) -> Response:
-        try:
-            job = await studio.submit(request, sources, order)
-        except InvalidRequest as error:
-            raise renamed(error) from None
-        return _answer(job, studio)
 
     @routes.post(_VIDEOS, response_model=Video, responses=_errors(*refused), openapi_extra=examples)
     async def create_video(request: Request) -> Response:
         """Make a video from text, images and sound. Answers at once, with the id of a video to ask for."""
-        fields, image = await _posted(request, studio)
-        body = read(CreateVideo, fields)
-        kept = notes(body.model or studio.settings.model_name, body.seconds)
+        body, files = await _posted(CreateVideo, request, studio, FILES)
+        await _source(studio, body.video, owner_of(request))
+        kept = notes(body.model or studio.settings.model_name, None if body.seconds == AUTO else body.seconds)
         order = order_of(request, NAME, webhook_url=body.webhook_url, upload_url=body.upload_url, notes=kept)
-        return await made(*to_request(body, image, studio.settings), order)
+        return await _made(studio, to_request(body, files, studio.settings), order)
 
     @routes.post(
         _VIDEOS + "/{video_id}/remix", response_model=Video, responses=_errors(*refused, 404), openapi_extra=again
@@ -122,17 +123,56 @@ def _making(routes: APIRouter, studio: Studio) -> None:
         kept = notes(said.get("model", studio.settings.model_name), said.get("seconds"), old)
         order = order_of(request, NAME, webhook_url=body.webhook_url, upload_url=body.upload_url, notes=kept)
         try:
-            return await made(old.request.model_copy(update={"prompt": body.prompt}), dict(old.inputs), order)
+            changed = old.request.model_copy(update={"prompt": body.prompt})
+            return await _made(studio, (changed, dict(old.inputs)), order)
         except UnknownFile as error:
             what = f"{error.field} of that video was removed, so that it cannot be made again"
             raise InvalidRequest(what, field="video_id", hint="make a new video") from None
 
     async def not_offered() -> None:
-        hint = "POST /v1/videos makes videos, POST /v1/videos/{video_id}/remix makes one again with another prompt"
-        raise NotFound("edits, extensions and characters of videos are not offered here", hint=hint)
+        hint = "POST /v1/videos with video and retake makes a part of one anew, remix all of it with another prompt"
+        raise NotFound("edits and characters of videos are not offered here", hint=hint)
 
     for what in _NOT_OFFERED:
         routes.post(f"{_VIDEOS}/{what}", include_in_schema=False)(not_offered)
+
+
+def _extending(routes: APIRouter, studio: Studio) -> None:
+    refused = (400, 413, 429, 503, 507)
+    waves, clip = {"prompt": PROMPT, "seconds": "4"}, {VIDEO: "the bytes of a clip.mp4"}
+    examples = _either(ExtendVideo, waves | {VIDEO: {"id": "video_" + "0" * 32}}, clip)
+
+    @routes.post(_VIDEOS + "/extensions", response_model=Video, responses=_errors(*refused), openapi_extra=examples)
+    async def extend_video(request: Request) -> Response:
+        """Make a video that begins with another one and goes on, or leads up to it."""
+        body, files = await _posted(ExtendVideo, request, studio, (VIDEO,))
+        old = await _source(studio, body.video, owner_of(request))
+        kept = notes((noted(old) if old else {}).get("model", studio.settings.model_name), None)
+        order = order_of(request, NAME, webhook_url=body.webhook_url, upload_url=body.upload_url, notes=kept)
+        return await _made(studio, extension(body, files), order, EXTENDED)
+
+
+async def _made(
+    studio: Studio, wanted: tuple[GenerationRequest, Sources], order: Order, names: Mapping[str, str] = REPLACED
+) -> Response:
+    try:
+        job = await studio.submit(*wanted, order)
+    except InvalidRequest as error:
+        raise renamed(error, names) from None
+    return _answer(job, studio)
+
+
+async def _source(studio: Studio, video: str | None, owner: str) -> Job | None:
+    """The completed video that another one is made of, where it is one of ours."""
+    if video is None or not JOB_ID.fullmatch(video):
+        return None
+    try:
+        job = await studio.job(video, owner)
+    except NotFound:
+        raise InvalidRequest("there is no such video", field=VIDEO) from None
+    if job.state != "succeeded":
+        raise InvalidRequest("only a completed video can be changed", field=VIDEO)
+    return job
 
 
 def _asking(routes: APIRouter, studio: Studio) -> None:
@@ -207,12 +247,14 @@ async def _found(looking: Coroutine[Any, Any, Job]) -> Job:
         raise NotFound("there is no such video", hint=error.hint) from None
 
 
-async def _posted(request: Request, studio: Studio) -> tuple[Any, bytes | None]:
-    """The fields of a body and the file with them, whichever way it was sent."""
+async def _posted(
+    kind: type[T], request: Request, studio: Studio, files: Collection[str]
+) -> tuple[T, dict[str, bytes]]:
+    """A body and the files with it, whichever way it was sent."""
     if not is_form(request):
-        return await _json(request), None
-    fields, image = await read_nested_form(request, IMAGE, studio.settings.max_body_bytes)
-    return from_texts(fields), None if image is None else image.data
+        return read(kind, await _json(request)), {}
+    fields, sent = await read_nested_form(request, files, studio.settings.max_body_bytes)
+    return read(kind, from_texts(fields, kind)), sent
 
 
 async def _json(request: Request) -> Any:

@@ -15,8 +15,8 @@ from ltx2.dialects.base import error_headers, gone, json_response, read_json
 from ltx2.dialects.callers import key_of, unless_gone
 from ltx2.dialects.declared import PROMPT, Responses, errors
 from ltx2.dialects.declared import body as described_body
-from ltx2.dialects.runware_answers import Refused, refusal, status_of
-from ltx2.dialects.runware_bodies import MODELS, NAME, Answer, Errors, described
+from ltx2.dialects.runware_answers import Answer, Errors, Refused, refusal, status_of
+from ltx2.dialects.runware_bodies import MODELS, NAME, described
 from ltx2.dialects.runware_socket import Sockets
 from ltx2.dialects.runware_tasks import Desk, Done
 from ltx2.errors import LTX2Error, NotReady, Unauthorized

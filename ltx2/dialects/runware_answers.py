@@ -1,12 +1,14 @@
 """What the Runware dialect answers: how a clip is, and why something was not done."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from operator import not_
+from typing import Any, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltx2.dialects.base import STATUS
-from ltx2.dialects.runware_bodies import Camel, ErrorItem, Item, uuid_of
+from ltx2.dialects.runware_bodies import Camel, spelled, uuid_of
 from ltx2.errors import Canceled, InvalidRequest, LTX2Error, Unauthorized, UnknownFile
 from ltx2.payload import invalid
 from ltx2.studio.job import Job
@@ -43,11 +45,72 @@ _FIELDS: Final[Mapping[str, str]] = {
     "upload_url": "uploadEndpoint",
     "output_format": "outputFormat",
     "quality": "outputQuality",
+    "retake": "providerSettings.lightricks.startTime",
+    "retake.start": "providerSettings.lightricks.startTime",
+    "retake.end": "providerSettings.lightricks.duration",
+    "retake.streams": "providerSettings.lightricks.mode",
+    "loras": "lora",
+    "enhance_prompt": "settings.enhancePrompt",
+    "retry_if": "retryIf",
+    "audio_dither_db": "audioDitherDb",
 }
 """The fields that have another name here."""
 _BY_TYPE: Final[Mapping[str, str]] = {"missing": "missingParameter", "extra_forbidden": "unsupportedParameter"}
 """Codes by pydantic's type of error."""
+_LORA: Final = re.compile(r"loras(\[[0-9]+\])(?:\.name)?")
 _LONGEST_ECHO: Final = 64
+
+
+class Item(BaseModel):
+    """One thing that was done. What there is of it depends on the task."""
+
+    model_config = ConfigDict(alias_generator=spelled, populate_by_name=True)
+
+    task_type: str
+    task_uuid: str | None = Field(None, exclude_if=not_)
+    connection_session_uuid: str | None = Field(None, exclude_if=not_)
+    pong: bool = Field(False, exclude_if=not_)
+    video_uuid: str | None = Field(None, exclude_if=not_, description="of one clip")
+    status: Literal["processing", "success"] | None = Field(None, exclude_if=not_)
+    progress: int | None = Field(None, ge=0, le=100, exclude_if=lambda value: value is None, description="in percent")
+    video_url: str | None = Field(None, exclude_if=not_, description="where the clip is, whatever its format")
+    positive_prompt: str | None = Field(None, exclude_if=not_, description="ours: the prompt as it was written out")
+    seed: int | None = Field(None, exclude_if=lambda value: value is None)
+    cost: float | None = Field(None, exclude_if=lambda value: value is None, description="in US dollars")
+    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when it is a test card")
+    image_uuid: str | None = Field(None, exclude_if=not_)
+    image_url: str | None = Field(None, exclude_if=not_)
+    operation: str | None = Field(None, exclude_if=not_)
+    media_uuid: str | None = Field(None, exclude_if=not_)
+    media_url: str | None = Field(None, exclude_if=not_)
+
+
+class ErrorItem(BaseModel):
+    """One thing that was not done."""
+
+    model_config = ConfigDict(alias_generator=spelled, populate_by_name=True)
+
+    code: str = Field(description="for programs")
+    message: str = Field(description="for people")
+    parameter: str | None = Field(None, exclude_if=not_, description="the field at fault, by its path in the task")
+    task_type: str | None = Field(None, exclude_if=not_)
+    task_uuid: str | None = Field(None, exclude_if=not_)
+    video_uuid: str | None = Field(None, exclude_if=not_, description="of a clip that failed")
+    status: Literal["error"] | None = Field(None, exclude_if=not_, description="there for a clip that failed")
+    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when no model was asked")
+
+
+class Answer(BaseModel):
+    """What was done, and what was not."""
+
+    data: list[Item] | None = Field(None, exclude_if=not_)
+    errors: list[ErrorItem] | None = Field(None, exclude_if=not_)
+
+
+class Errors(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    errors: list[ErrorItem]
 
 
 class Refused(InvalidRequest):
@@ -93,7 +156,7 @@ def refusal(error: LTX2Error, task: object = None, **more: Any) -> dict[str, Any
     Args:
         error: what is wrong.
         task: as it was sent, whatever it is.
-        more: further fields of :class:`ltx2.dialects.runware_bodies.ErrorItem`.
+        more: further fields of :class:`ErrorItem`.
     """
     code = CODES[error.code]
     if isinstance(error, UnknownFile):
@@ -106,11 +169,17 @@ def refusal(error: LTX2Error, task: object = None, **more: Any) -> dict[str, Any
     return ErrorItem(
         code=code,
         message=f"{error.message} ({error.hint})" if error.hint else error.message,
-        parameter=_FIELDS.get(error.field or "", error.field),
+        parameter=_parameter(error.field),
         task_type=_echo(sent.get("taskType")),
         task_uuid=_echo(sent.get("taskUUID")),
         **more,
     ).model_dump(by_alias=True)
+
+
+def _parameter(field: str | None) -> str | None:
+    """What a field of ours is called here."""
+    lora = _LORA.fullmatch(field or "")
+    return f"lora{lora[1]}.model" if lora else _FIELDS.get(field or "", field)
 
 
 def _echo(value: object) -> str | None:
@@ -142,6 +211,7 @@ def view(job: Job, task_uuid: str, url: str, price: float, *, is_held: bool = Fa
     if job.result is None or is_held:
         return said(item.model_copy(update={"status": "processing", "progress": min(99, int(100 * job.fraction))}))
     done: dict[str, Any] = {"status": "success", "progress": 100, "video_url": url, "seed": job.result.seed}
+    done["positive_prompt"] = job.result.prompt
     if job.order.notes.get("includeCost"):
         done["cost"] = round(job.result.total_seconds * price, 6)
     return said(item.model_copy(update=done))

@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from operator import not_
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -15,18 +13,51 @@ from pydantic import (
     StringConstraints,
     Tag,
     TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from ltx2.dialects.creative import Loop, More, RetryIf
 from ltx2.payload import Media, few_values
-from ltx2.request import ContentCheck, Fps, FrameIndex, NegativePrompt, Prompt, Scale, Seed, Size, Steps, Strict
+from ltx2.request import (
+    MOST_LORAS,
+    ContentCheck,
+    Decibels,
+    Fps,
+    FrameIndex,
+    LoraName,
+    LoraScale,
+    NegativePrompt,
+    Prompt,
+    Scale,
+    Seed,
+    Size,
+    Steps,
+    Strict,
+)
 
 NAME = "runware"
-MODELS: Final = ("lightricks:2@1", "lightricks:2@0", "lightricks:ltx@2", "lightricks:ltx@2.3", "lightricks:ltx@2.5")
+MODELS: Final = (
+    "lightricks:2@1",
+    "lightricks:2@0",
+    "lightricks:3@1",
+    "lightricks:ltx@2",
+    "lightricks:ltx@2.3",
+    "lightricks:ltx@2.3-fast",
+    "lightricks:ltx@2.5",
+    "lightricks:ltx@2.5-pro",
+    "lightricks:ltx@2.5-fast",
+)
 """What this server's one model may be called, whatever it is; beside its own name."""
 MOST_IMAGES: Final = 32
+AUTO: Final = "auto"
+"""A duration that is not settled yet."""
+LONGEST: Final = 86_400.0
+"""Seconds."""
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SPELLED: Final[Mapping[str, str]] = {
@@ -82,18 +113,30 @@ def _one_sound(value: object) -> object:
     return value
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
+    """How the document spells a name."""
     return _SPELLED.get(name) or to_camel(name)
 
 
+def _or_auto(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+    if value is None:
+        raise PydanticCustomError("float_type", "Input should be a valid number")
+    return None if value == AUTO else check(value)
+
+
+_DURATION: Final = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST}, {"const": AUTO}]}
+
 TaskUUID = Annotated[str, BeforeValidator(_known), Field(json_schema_extra={"format": "uuid"})]
 Sound = Annotated[Media, BeforeValidator(_one_sound)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST)]
+Duration = Annotated[Seconds | None, WrapValidator(_or_auto), WithJsonSchema(_DURATION)]
+"""None where it is to be settled."""
 
 
 class Camel(Strict):
     """Named as the document names it."""
 
-    model_config = ConfigDict(alias_generator=_spelled)
+    model_config = ConfigDict(alias_generator=spelled)
 
 
 class FrameImage(Camel):
@@ -132,14 +175,31 @@ class Inputs(Camel):
 
     frame_images: FrameImages | None = Field(None, description="images for frames")
     audio: Sound | None = Field(None, description="ours: sound to follow; UUID of an upload, URL, data URI or base64")
+    video: Media | None = Field(
+        None, description="video to change; UUID of an upload or a clip, URL, data URI or base64"
+    )
 
 
 class LightricksSettings(Camel):
-    generate_audio: bool = Field(False, description="make a sound for the clip")
+    generate_audio: bool = Field(False, description="make a sound for the clip; a video keeps its own when absent")
+    start_time: Annotated[float, Field(ge=0, le=LONGEST)] | None = Field(
+        None, description="second at which the part of the video begins that is made anew"
+    )
+    duration: Seconds | None = Field(None, description="how many seconds of it")
+    mode: Literal["replace_audio_and_video", "replace_video", "replace_audio"] = "replace_audio_and_video"
 
 
 class ProviderSettings(Camel):
     lightricks: LightricksSettings | None = None
+
+
+class Lora(Camel):
+    model: LoraName = Field(description="its name in the operator's folder")
+    weight: LoraScale = Field(1.0, description="how strongly it works")
+
+
+class TaskSettings(Camel):
+    enhance_prompt: bool = Field(False, description="ours: whether the model writes the prompt out first")
 
 
 class Safety(Camel):
@@ -171,7 +231,7 @@ class VideoInference(Task):
     negative_prompt: NegativePrompt | None = Field(None, description="ours: what to avoid; needs guidance")
     width: Size | None = Field(None, description="pixels, even; both or neither: 1920x1080, or what is allowed here")
     height: Size | None = Field(None, description="pixels, even")
-    duration: Annotated[float, Field(gt=0, le=86_400)] = Field(6.0, description="seconds")
+    duration: Duration = Field(6.0, description="seconds; auto: as long as the sound, or the prompt, wants it")
     fps: Fps = Field(25.0, description="frames a second")
     steps: Steps | None = Field(None, description="ours: denoising steps")
     cfg_scale: Scale | None = Field(None, description="ours: picture towards the prompt; 1 turns all CFG off")
@@ -180,6 +240,12 @@ class VideoInference(Task):
     frame_images: FrameImages | None = Field(None, description="as the older client library sends inputs.frameImages")
     input_audios: Sound | None = Field(None, description="as the older client library sends inputs.audio")
     provider_settings: ProviderSettings | None = None
+    lora: list[Lora] = Field([], max_length=MOST_LORAS, description="LoRAs of the operator's")
+    settings: TaskSettings | None = None
+    extend: More = None
+    loop: Loop = False
+    retry_if: RetryIf = Field([])
+    audio_dither_db: Decibels | None = Field(None, description="ours: noise in what the model hears of the sound")
     number_results: Annotated[int, Field(ge=1, le=4)] = Field(1, description="how many clips")
     output_type: Annotated[Literal["URL"], BeforeValidator(_url_alone)] = "URL"
     output_format: Literal["MP4", "WEBM", "MOV", "GIF", "WAV", "FLAC", "MP3"] = Field(
@@ -192,6 +258,14 @@ class VideoInference(Task):
     webhook_url: str | None = Field(None, description="told of each clip")
     upload_endpoint: str | None = Field(None, description="each clip is PUT there")
     safety: Safety | None = None
+
+    @property
+    def video(self) -> str | None:
+        return None if self.inputs is None else self.inputs.video
+
+    @property
+    def lightricks(self) -> LightricksSettings:
+        return (self.provider_settings or ProviderSettings()).lightricks or LightricksSettings()
 
 
 class GetResponse(Task):
@@ -240,57 +314,6 @@ TASKS: Final[Mapping[str, type[Camel]]] = {
     "authentication": Authentication,
     "ping": Ping,
 }
-
-
-class Item(BaseModel):
-    """One thing that was done. What there is of it depends on the task."""
-
-    model_config = ConfigDict(alias_generator=_spelled, populate_by_name=True)
-
-    task_type: str
-    task_uuid: str | None = Field(None, exclude_if=not_)
-    connection_session_uuid: str | None = Field(None, exclude_if=not_)
-    pong: bool = Field(False, exclude_if=not_)
-    video_uuid: str | None = Field(None, exclude_if=not_, description="of one clip")
-    status: Literal["processing", "success"] | None = Field(None, exclude_if=not_)
-    progress: int | None = Field(None, ge=0, le=100, exclude_if=lambda value: value is None, description="in percent")
-    video_url: str | None = Field(None, exclude_if=not_, description="where the clip is, whatever its format")
-    seed: int | None = Field(None, exclude_if=lambda value: value is None)
-    cost: float | None = Field(None, exclude_if=lambda value: value is None, description="in US dollars")
-    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when it is a test card")
-    image_uuid: str | None = Field(None, exclude_if=not_)
-    image_url: str | None = Field(None, exclude_if=not_)
-    operation: str | None = Field(None, exclude_if=not_)
-    media_uuid: str | None = Field(None, exclude_if=not_)
-    media_url: str | None = Field(None, exclude_if=not_)
-
-
-class ErrorItem(BaseModel):
-    """One thing that was not done."""
-
-    model_config = ConfigDict(alias_generator=_spelled, populate_by_name=True)
-
-    code: str = Field(description="for programs")
-    message: str = Field(description="for people")
-    parameter: str | None = Field(None, exclude_if=not_, description="the field at fault, by its path in the task")
-    task_type: str | None = Field(None, exclude_if=not_)
-    task_uuid: str | None = Field(None, exclude_if=not_)
-    video_uuid: str | None = Field(None, exclude_if=not_, description="of a clip that failed")
-    status: Literal["error"] | None = Field(None, exclude_if=not_, description="there for a clip that failed")
-    fake: bool = Field(False, exclude_if=not_, description="ours: there and true when no model was asked")
-
-
-class Answer(BaseModel):
-    """What was done, and what was not."""
-
-    data: list[Item] | None = Field(None, exclude_if=not_)
-    errors: list[ErrorItem] | None = Field(None, exclude_if=not_)
-
-
-class Errors(BaseModel):
-    """The body of every answer that is not 2xx."""
-
-    errors: list[ErrorItem]
 
 
 def described() -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """How a task of the Runware dialect becomes a request."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+from ltx2.dialects.creative import refuse
 from ltx2.dialects.runware_answers import Refused
 from ltx2.dialects.runware_bodies import (
+    LONGEST,
     MODELS,
     AnyFrameImage,
-    LightricksSettings,
     OldFrameImage,
-    ProviderSettings,
+    TaskSettings,
     VideoInference,
     is_uuid,
     own_id_of,
@@ -17,13 +18,31 @@ from ltx2.dialects.runware_bodies import (
 from ltx2.errors import InvalidRequest
 from ltx2.formats import SOUNDS, OutputFormat
 from ltx2.payload import Sources
-from ltx2.request import AudioTrack, ContentCheck, FrameIndex, GenerationRequest, Guidance, Keyframe, Output
+from ltx2.request import (
+    AudioTrack,
+    ContentCheck,
+    FrameIndex,
+    GenerationRequest,
+    Guidance,
+    Keyframe,
+    LoraChoice,
+    Output,
+    Retake,
+    Streams,
+)
 from ltx2.settings import Settings
 
 DEFAULT_SIZES: Final = ((1920, 1080), (1280, 720), (640, 360))
 """Of a clip whose size nobody asked for: the first that the server allows."""
 MOST_FRAMES: Final = 100_000
-_SOUND: Final = "providerSettings.lightricks.generateAudio"
+VIDEO: Final = "inputs.video"
+_SETTINGS: Final = "providerSettings.lightricks"
+_SOUND: Final = f"{_SETTINGS}.generateAudio"
+_STREAMS: Final[Mapping[str, Streams]] = {
+    "replace_audio_and_video": "both",
+    "replace_video": "picture",
+    "replace_audio": "sound",
+}
 _FORMATS: Final[Mapping[str, OutputFormat]] = {
     "MP4": "mp4",
     "WEBM": "webm",
@@ -71,28 +90,59 @@ def to_request(body: VideoInference, settings: Settings) -> tuple[GenerationRequ
         InvalidRequest: naming the field.
     """
     sources: dict[str, str] = {}
-    num_frames = _num_frames(body)
-    keyframes = _keyframes(body, num_frames, sources)
+    if body.video is not None:
+        sources[VIDEO] = _source(body.video)
+        asked = {"duration", "fps"} & body.model_fields_set
+        refuse({"width": body.width, "height": body.height} | dict.fromkeys(sorted(asked), True))
+        measures: dict[str, Any] = {"num_frames": None}
+    else:
+        width, height = _size(body, settings)
+        measures = {"width": width, "height": height, "num_frames": _num_frames(body), "fps": body.fps}
+    keyframes = _keyframes(body, measures["num_frames"], sources)
     audio = _audio(body, sources)
-    width, height = _size(body, settings)
     cfg = body.cfg_scale
     request = GenerationRequest(
         prompt=body.positive_prompt,
         negative_prompt=body.negative_prompt,
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        fps=body.fps,
+        **measures,
         guidance=Guidance(video_cfg=cfg, audio_cfg=1.0 if cfg == 1 else None),
         num_inference_steps=body.steps,
         seed=body.seed,
         keyframes=keyframes,
         audio=audio,
+        video=None if body.video is None else VIDEO,
+        retake=_retake(body),
+        extend=body.extend,
+        loop=body.loop,
+        loras=tuple(LoraChoice(name=lora.model, scale=lora.weight) for lora in body.lora),
+        enhance_prompt=(body.settings or TaskSettings()).enhance_prompt,
+        retry_if=tuple(dict.fromkeys(body.retry_if)),
         include_audio=_makes_sound(body, audio) or audio is not None,
         output=Output(format=_FORMATS[body.output_format], quality=body.output_quality),
         content_check=content_check(body, settings),
     )
     return request, sources
+
+
+def _retake(body: VideoInference) -> Retake | None:
+    """The part of the video to be made anew, and nothing where it is to go on.
+
+    Raises:
+        Refused: it is not said what is to become of a video, or of which one.
+    """
+    said = body.lightricks
+    times = {"startTime": said.start_time, "duration": said.duration}
+    is_asked = any(value is not None for value in times.values()) or "mode" in said.model_fields_set
+    if body.video is None and (is_asked or body.extend):
+        raise Refused("missingParameter", "there is no video to do this to", field=VIDEO)
+    if body.video is None or (body.extend and not is_asked):
+        return None
+    for name, value in times.items():
+        if value is None:
+            hint = "the part of the video that is made anew; or say extend" if body.extend is None else None
+            raise Refused("missingParameter", "Field required", field=f"{_SETTINGS}.{name}", hint=hint)
+    start, duration = said.start_time or 0.0, said.duration or 0.0
+    return Retake(start=start, end=min(start + duration, LONGEST), streams=_STREAMS[said.mode])
 
 
 def _size(body: VideoInference, settings: Settings) -> tuple[int, int]:
@@ -105,7 +155,9 @@ def _size(body: VideoInference, settings: Settings) -> tuple[int, int]:
     raise Refused("missingParameter", "width and height go together: send both or neither", field=missing)
 
 
-def _num_frames(body: VideoInference) -> int:
+def _num_frames(body: VideoInference) -> int | None:
+    if body.duration is None:
+        return None
     frames = body.duration * body.fps
     if 0.5 < frames <= MOST_FRAMES:
         return max(1, round(frames))
@@ -116,10 +168,12 @@ def _num_frames(body: VideoInference) -> int:
 
 
 def _makes_sound(body: VideoInference, audio: AudioTrack | None) -> bool:
-    ours = (body.provider_settings or ProviderSettings()).lightricks or LightricksSettings()
+    ours = body.lightricks
     asked, wanted = "generate_audio" in ours.model_fields_set, ours.generate_audio
     if wanted and audio is not None:
         raise InvalidRequest("the sound is made or sent, not both: send no sound, or false here", field=_SOUND)
+    if body.video is not None and not asked:
+        return True  # it keeps its own
     if _FORMATS[body.output_format] not in SOUNDS or audio is not None:
         return wanted
     if asked and not wanted:
@@ -134,11 +188,11 @@ def _audio(body: VideoInference, sources: dict[str, str]) -> AudioTrack | None:
         raise InvalidRequest("inputs.audio says the same; send only one of them", field="inputAudios")
     for name, source in named.items():
         sources[name] = _source(source)
-        return AudioTrack(source=name)
+        return AudioTrack(source=name, dither_db=body.audio_dither_db)
     return None
 
 
-def _keyframes(body: VideoInference, num_frames: int, sources: dict[str, str]) -> tuple[Keyframe, ...]:
+def _keyframes(body: VideoInference, num_frames: int | None, sources: dict[str, str]) -> tuple[Keyframe, ...]:
     path, images = "inputs.frameImages", body.inputs and body.inputs.frame_images
     if body.frame_images is not None:
         if images is not None:
@@ -148,7 +202,7 @@ def _keyframes(body: VideoInference, num_frames: int, sources: dict[str, str]) -
     for number, given in enumerate(images or ()):
         name, source, frame = _taken_apart(f"{path}[{number}]", given)
         sources[name] = _source(source)
-        place = frame if frame is not None else _place(number, len(images or ()), num_frames)
+        place = frame if frame is not None else _place(name, number, len(images or ()), num_frames)
         keyframes.append(Keyframe(image=name, frame=place))
     return tuple(keyframes)
 
@@ -161,11 +215,15 @@ def _taken_apart(path: str, given: AnyFrameImage) -> tuple[str, str, FrameIndex 
     return f"{path}.{'inputImage' if old else 'image'}", given.image, given.frame
 
 
-def _place(number: int, images: int, num_frames: int) -> FrameIndex:
+def _place(name: str, number: int, images: int, num_frames: int | None) -> FrameIndex:
     """The frame of an image by its place among the others: the first, the last, or evenly between."""
     if number == 0:
         return "first"
-    return "last" if number == images - 1 else round(number * (num_frames - 1) / (images - 1))
+    if number == images - 1:
+        return "last"
+    if num_frames is None:
+        raise InvalidRequest("nobody knows yet how long the clip will be: say its frame", field=name)
+    return round(number * (num_frames - 1) / (images - 1))
 
 
 def _source(given: str) -> str:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from ltx2.dialects.callers import order_of, owner_of
 from ltx2.dialects.links import file_url, output_url
-from ltx2.dialects.runware_answers import Refused, ack, failure, refusal, said, view, wrong
+from ltx2.dialects.runware_answers import Item, Refused, ack, failure, refusal, said, view, wrong
 from ltx2.dialects.runware_bodies import (
     NAME,
     TASKS,
@@ -21,7 +21,6 @@ from ltx2.dialects.runware_bodies import (
     Camel,
     GetResponse,
     ImageUpload,
-    Item,
     MediaStorage,
     Ping,
     VideoInference,
@@ -30,8 +29,9 @@ from ltx2.dialects.runware_bodies import (
     own_id_of,
     uuid_of,
 )
-from ltx2.dialects.runware_request import check_model, to_request
+from ltx2.dialects.runware_request import VIDEO, check_model, to_request
 from ltx2.errors import InvalidRequest, LTX2Error, NotFound, TimedOut, Unauthorized, UnknownFile
+from ltx2.payload import Source
 from ltx2.studio.job import Job
 from ltx2.studio.studio import Studio
 
@@ -147,6 +147,8 @@ class Desk:
         """Order every clip of a task, or none. The same task again is the same clips."""
         check_model(body, self._studio.settings)
         request, sources = to_request(body, self._studio.settings)
+        if request.video is not None:
+            sources = {**sources, VIDEO: await self._clip(body, sources[VIDEO], owner_of(connection))}
         notes = {"taskUUID": body.task_uuid, "numberResults": body.number_results, "includeCost": body.include_cost}
         order = order_of(
             connection,
@@ -180,6 +182,13 @@ class Desk:
                     raise _conflict() from None
                 raise
         return jobs
+
+    async def _clip(self, body: VideoInference, source: Source, owner: str) -> Source:
+        """A video, where it is one of ours by the job that made it: its UUID may be that of an upload as well."""
+        if body.video is not None and is_uuid(body.video):
+            with suppress(NotFound):
+                return (await self._studio.job(own_id_of("job", body.video), owner)).id
+        return source
 
     async def _batch(self, owner: str, name: str) -> list[Job]:
         return [job for job in await self._studio.batch(owner, name) if job.order.dialect == NAME]

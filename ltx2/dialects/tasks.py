@@ -6,14 +6,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from ltx2.dialects.base import STATUS, JsonRoute, error_headers, gone, json_response
 from ltx2.dialects.callers import order_of, owner_of, result_for
+from ltx2.dialects.creative import EnhancePrompt, Loop, Loras, RetryIf
+from ltx2.dialects.creative import asked as creative
 from ltx2.dialects.declared import PROMPT, RANGED, Responses, errors, file_answers, posted
 from ltx2.dialects.forms import FORM, read_form, typed
 from ltx2.dialects.links import job_of_output, output_name, output_url
 from ltx2.dialects.sending import file_answer
-from ltx2.errors import LTX2Error, NotFound
+from ltx2.errors import InvalidRequest, LTX2Error, NotFound
 from ltx2.payload import Sources, invalid
 from ltx2.request import (
     Fps,
@@ -37,6 +40,7 @@ _OUTPUTS = "/outputs/"
 _BELOW = (*(f"/v1/video/{name}/" for name in ("async_t2v", "async_i2v", "t2v", "i2v", "tasks")), _OUTPUTS)
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _TEXTS = frozenset({"prompt", "negative_prompt"})
+_LISTS = ("loras", "retry_if")
 
 Token = Annotated[str | None, Query(description="of a task's link; stands for an API key, for this clip and a while")]
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
@@ -50,7 +54,7 @@ class TextToVideo(Strict):
     prompt: Prompt = Field(description="what is seen and heard")
     height: Side = Field(512, description="pixels, a multiple of 64")
     width: Side = Field(768, description="pixels, a multiple of 64")
-    num_frames: NumFrames = Field(121, description="length in frames")
+    num_frames: NumFrames | None = Field(121, description="length in frames. Ours: null, as the prompt wants it")
     frame_rate: Fps = Field(25.0, description="frames a second")
     num_inference_steps: Steps | None = Field(None, description="denoising steps; the model's recipe when absent")
     seed: Seed = Field(42, description="the same seed makes the same clip")
@@ -59,12 +63,16 @@ class TextToVideo(Strict):
     cfg_scale_audio: Scale | None = Field(None, description="sound towards the prompt; the recipe when absent")
     modality_scale: Scale | None = Field(None, description="picture and sound towards each other; so too")
     negative_prompt: NegativePrompt | None = Field(None, description="ours: what to avoid; needs guidance")
+    loop: Loop = False
+    loras: Loras = Field([])
+    enhance_prompt: EnhancePrompt = False
+    retry_if: RetryIf = Field([])
     webhook_url: str | None = Field(None, description="ours: is told when the task has ended")
     upload_url: str | None = Field(None, description="ours: the finished clip is PUT there")
 
 
 class ImageToVideo(TextToVideo):
-    """The same with an image, as a form: numbers are sent as texts."""
+    """The same with an image, as a form: numbers are sent as texts, and lists as JSON."""
 
     image: bytes = Field(description="PNG, JPEG or WebP of the first frame")
 
@@ -142,7 +150,10 @@ def _making(routes: APIRouter, studio: Studio) -> None:
     refused = (413, 422, 429, 503, 507)
     example = {"prompt": PROMPT, "width": 768, "height": 512, "num_frames": 49, "frame_rate": 24.0, "seed": 7}
     text = posted(waves=example)
-    schema = ImageToVideo.model_json_schema()
+    schema = {name: part for name, part in ImageToVideo.model_json_schema().items() if name != "$defs"}
+    for name in _LISTS:
+        said = {"type": "string", "contentMediaType": "application/json"}
+        schema["properties"][name] = said | {"description": f"{schema['properties'][name]['description']}; a list"}
     form = posted(media_type=FORM, schema=schema, waves=example | {"image": "the bytes of a photo.jpg"})
 
     async def queued(body: TextToVideo, request: Request) -> Response:
@@ -208,11 +219,19 @@ async def _posted(request: Request) -> ImageToVideo:
         StorageFull: a large image found no room on the way.
     """
     texts, image = await read_form(request, ImageToVideo.model_fields, "image")
-    given = {name: text for name, text in texts.items() if text or name in _TEXTS}
+    given: dict[str, Any] = {name: text for name, text in texts.items() if text or name in _TEXTS}
+    lists = {name: _list(given[name], name) for name in _LISTS if name in given}
     try:
-        return ImageToVideo.model_validate(given | {"image": image.data})
+        return ImageToVideo.model_validate(given | lists | {"image": image.data})
     except ValidationError as error:
         raise invalid(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _list(text: str, name: str) -> Any:
+    try:
+        return from_json(text)
+    except ValueError:
+        raise InvalidRequest('must be a list in JSON, such as ["silent"] or [{"name": "film"}]', field=name) from None
 
 
 def to_request(body: TextToVideo) -> tuple[GenerationRequest, Sources]:
@@ -235,6 +254,7 @@ def to_request(body: TextToVideo) -> tuple[GenerationRequest, Sources]:
         num_inference_steps=body.num_inference_steps,
         seed=body.seed,
         keyframes=tuple(Keyframe(image=name, frame="first") for name in sources),
+        **creative(body),
     )
     return request, sources
 

@@ -27,6 +27,7 @@ from openai import (
     NotFoundError,
     OpenAI,
     RateLimitError,
+    omit,
 )
 
 CONFIG: dict[str, Any] = json.loads(sys.argv[1])
@@ -146,6 +147,37 @@ def remixing() -> Any:
     return {"first": first.id, "again": again.id}
 
 
+def extending() -> Any:
+    first = made(model="any", extra_body={"seed": 5})
+    client.videos.download_content(first.id).write_to_file(OUT / "first.mp4")
+    # its types have {"id": …} for video, but it would take that for a file
+    named: dict[str, Any] = {"video": omit, "extra_body": {"video": {"id": first.id}}}
+    longer = client.videos.extend(prompt="and a candle", seconds="1", **named)
+    assert (longer.prompt, longer.model, longer.size) == ("and a candle", "any", first.size)
+    longer = client.videos.poll(longer.id, poll_interval_ms=50)
+    assert longer.status == "completed", longer
+    client.videos.download_content(longer.id).write_to_file(OUT / "longer")
+    half: dict[str, Any] = {"prompt": "x", "seconds": "0.5"}
+    ours = {"video": {"id": first.id}, "side": "start", "seed": 1}
+    before = client.videos.extend(video=omit, extra_body=ours, **half)
+    film = (OUT / "first.mp4").read_bytes()
+    by_file = client.videos.extend(video=("first.mp4", film, "video/mp4"), **half)
+    retake = {"video": first.id, "retake": {"start": 0.1, "end": 0.3}, "enhance_prompt": True}
+    others = {"loras": [{"name": "film", "scale": 0.5}], "retry_if": ["silent"], "include_audio": True}
+    retaken = client.videos.create(prompt="anew", extra_body=retake | others)
+    assert client.videos.poll(retaken.id, poll_interval_ms=50).prompt == "anew, in detail"
+    for wrong in ({"video": omit, "extra_body": {"video": {"id": NOBODYS}}}, {"video": b"no video"}):
+        error = failed(BadRequestError, client.videos.extend, **wrong, **half)
+        assert error.param == "video", error
+    error = failed(BadRequestError, client.videos.extend, prompt="x", seconds="0", **named)
+    assert error.param == "seconds"
+    error = failed(BadRequestError, client.videos.create, prompt="x", seconds="4", extra_body=retake)
+    assert error.param == "seconds"
+    for video in (before, by_file, retaken):
+        assert client.videos.poll(video.id, poll_interval_ms=50).status == "completed"
+    return {"by id": longer.id, "by file": by_file.id, "before": before.id, "retaken": retaken.id}
+
+
 def failed(kind: type[Exception], use: Callable[..., Any], *arguments: Any, **fields: Any) -> Any:
     """The error that something raises; it must be of this kind."""
     try:
@@ -176,7 +208,6 @@ def errors() -> Any:
     error = failed(NotFoundError, client.videos.retrieve, NOBODYS)
     assert (error.code, error.request_id[:4]) == ("not_found", "req_")
     failed(NotFoundError, client.videos.edit, prompt="x", video=b"x")
-    failed(NotFoundError, client.videos.extend, prompt="x", video=b"x", seconds="4")
     failed(NotFoundError, client.videos.create_character, name="x", video=b"x")
     failed(NotFoundError, client.videos.get_character, "x")
     error = failed(AuthenticationError, keyed.with_options(api_key="wrong").videos.list)
@@ -279,6 +310,7 @@ PARTS = (
     listing,
     deleting,
     remixing,
+    extending,
     errors,
     crowding,
     repeating,

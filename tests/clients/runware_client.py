@@ -14,6 +14,8 @@ from runware import (
     IFrameImage,
     IInputFrame,
     ILightricksProviderSettings,
+    ILora,
+    ISettings,
     IVideoInference,
     IVideoInputs,
     Runware,
@@ -54,6 +56,18 @@ async def everything(client: Runware, photo: str) -> dict[str, Any]:
     seen["four"] = await made(client, 4, seed=7, positivePrompt="seconds=0.15")
     sound = ILightricksProviderSettings(generateAudio=True)
     seen["sound"] = await made(client, providerSettings=sound, outputFormat="WEBM", outputQuality=50)
+    # a part of a clip made anew: the size and the length are the clip's
+    part = ILightricksProviderSettings(startTime=0, duration=1, mode="replace_video")
+    anew = IVideoInference(
+        model="lightricks:3@1",
+        positivePrompt="another lamp",
+        inputs=IVideoInputs(video=(await made(client, duration=1))[0]["videoUUID"]),
+        providerSettings=part,
+        lora=[ILora(model="film", weight=0.5)],
+        settings=ISettings(enhancePrompt=True),
+    )
+    accepted = await client.videoInference(anew)
+    seen["retake"] = [vars(video) for video in await client.getResponse(accepted.taskUUID)]
     both = await client.videoInference(IVideoInference(**SMALL, numberResults=2, deliveryMethod="sync"))
     seen["sync"] = [vars(video) for video in both]
     together = await asyncio.gather(*(made(client) for _ in range(5)))

@@ -46,9 +46,14 @@ async def everything(client: Runware, photo: bytes) -> dict[str, Any]:
     inputs = {"frameImages": [upload["imageUUID"], {"image": encoded, "frame": "last"}]}
     unknown = {"taskUUID": "3f4302eb-1dec-4885-ab35-c138a6095044"}
     sync = SMALL | {"deliveryMethod": "sync", "numberResults": 2}
+    (clip,) = await client.run(SMALL)
+    anew = {name: SMALL[name] for name in ("taskType", "positivePrompt")} | {"model": "lightricks:3@1"}
+    anew |= {"inputs": {"video": clip["videoUUID"]}, "lora": [{"model": "film", "weight": 0.5}]}
+    part = {"startTime": 0.1, "duration": 0.2, "mode": "replace_audio"}
     work = {
         "image": client.run(SMALL | {"inputs": inputs, "includeCost": True}),
         "sync": client.run(sync),
+        "retake": client.run(anew | {"providerSettings": {"lightricks": part}, "settings": {"enhancePrompt": True}}),
         "model": refused(client.run(SMALL | {"model": "runware:100@1"})),
         "field": refused(client.run(SMALL | {"colour": "red"})),
         "failed": refused(client.run(SMALL | {"positivePrompt": "fail=out_of_memory"})),

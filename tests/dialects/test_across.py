@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from ltx2.dialects.openai_bodies import name_of
+from ltx2.dialects.openai_media import name_of
 from ltx2.dialects.runware_bodies import own_id_of, uuid_of
 from ltx2.media.probe import probe_video
 from processes import Server

@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from ltx2.dialects.base import STATUS
 from ltx2.dialects.kiapi import check, owns, prefers_json, render_error
-from ltx2.dialects.kiapi_bodies import GenerateRequest, UnknownModel, to_request, view
+from ltx2.dialects.kiapi_bodies import GenerateRequest, UnknownModel, to_request
+from ltx2.dialects.kiapi_views import view
+from ltx2.dialects.openai_media import name_of
 from ltx2.engine import ClipFacts, Progress
 from ltx2.errors import Failure, InvalidRequest, LTX2Error, OutOfMemory, QueueFull, TimedOut, UnknownFile
 from ltx2.media.probe import probe_video
@@ -54,6 +56,7 @@ def refused(**fields: Any) -> str | None:
 def job_of(request: GenerationRequest, **changes: Any) -> Job:
     """A job that succeeded, with a file for each media."""
     names = [keyframe.image for keyframe in request.keyframes] + ([request.audio.source] if request.audio else [])
+    names += [request.video] if request.video else []
     done = Job(
         id="job_" + "0" * 32,
         order=Order(dialect="kiapi"),
@@ -256,6 +259,10 @@ def test_sizes_and_lengths_have_a_cap_of_their_own(field: str) -> None:
         {"image": FILE, "num_frames": 1},
         {"audio": FILE, "width": 128, "height": 192, "num_frames": 25, "fps": 30, "seed": 0},
         {"audio": FILE, "image": FILE, "end_image": FILE, "end_image_strength": 0},
+        {"audio": FILE, "audio_dither_db": -40.5, "num_frames": "auto"},
+        {"image": FILE, "loop": True, "loras": [{"name": "a"}, {"name": "b", "scale": 0}], "retry_if": ["silent"]},
+        {"video": FILE, "retake": {"start": 0, "end": 1.5, "streams": "sound"}, "enhance_prompt": True},
+        {"video": DATA, "extend": {"seconds": 2, "side": "start"}, "image": FILE, "generate_audio": False},
     ],
 )
 def test_posting_the_params_again_asks_for_the_same(fields: dict[str, Any]) -> None:
@@ -861,6 +868,8 @@ def shrunk(path: str, example: Any) -> Any:
         return example | {"size": "64x64", "seconds": "0.4"}
     if path == "/v1":
         return [task | ({"width": 64, "height": 64} if "width" in task else {}) for task in example]
+    if path == "/v1/videos/extensions":
+        return example | {"seconds": "0.4"}
     return example | small
 
 
@@ -870,6 +879,7 @@ def test_every_route_that_makes_something_shows_an_example_and_its_headers(kiapi
         path for path, methods in paths.items() if "requestBody" in methods.get("post", {}) and "_id}" not in path
     ]
     assert {"/generate", "/v1", "/v1/files", "/v1/videos", "/v1/video/t2v", "/v2/{endpoint}/run"} < {*making}
+    clip = kiapi.post("/generate", json=SMALL).raise_for_status().headers["x-job-id"]
     for path in making:
         operation = paths[path]["post"]
         for media_type, content in operation["requestBody"]["content"].items():
@@ -877,8 +887,10 @@ def test_every_route_that_makes_something_shows_an_example_and_its_headers(kiapi
             if media_type == "application/json":
                 for example in content["examples"].values():
                     body = shrunk(path, example["value"])
+                    if path == "/v1/videos/extensions":
+                        body["video"] = {"id": name_of(clip)}
                     kiapi.post(path.replace("{endpoint}", "local"), json=body).raise_for_status()
-        if path not in ("/v1", "/v1/files"):
+        if path not in ("/v1", "/v1/files", "/plan"):
             named = {parameter["name"] for parameter in operation["parameters"]}
             assert {"Idempotency-Key", "X-Priority"} <= named
             assert "Retry-After" in operation["responses"]["429"]["headers"]

@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from starlette.requests import Request
 from ltx2.dialects import openai_bodies
 from ltx2.dialects.forms import nested, typed
 from ltx2.dialects.openai import event, owns, render_error
-from ltx2.dialects.openai_bodies import CreateVideo, RemixVideo, from_texts, job_of, name_of, notes, read, to_request
+from ltx2.dialects.openai_bodies import CreateVideo, ExtendVideo, RemixVideo, fields_of, notes
+from ltx2.dialects.openai_media import job_of, name_of
+from ltx2.dialects.openai_request import from_texts, read, to_request
 from ltx2.engine import Progress
 from ltx2.errors import (
     Failure,
@@ -50,8 +52,8 @@ http = httpx.Client(verify=False, timeout=60, limits=httpx.Limits(max_keepalive_
 # by itself
 
 
-def asked(image: bytes | None = None, **fields: Any) -> tuple[GenerationRequest, Sources]:
-    return to_request(read(CreateVideo, {"prompt": "x"} | fields), image, SETTINGS)
+def asked(files: Mapping[str, bytes] | None = None, **fields: Any) -> tuple[GenerationRequest, Sources]:
+    return to_request(read(CreateVideo, {"prompt": "x"} | fields), files or {}, SETTINGS)
 
 
 def test_what_is_absent_is_four_seconds_upright_as_the_library_says() -> None:
@@ -151,7 +153,9 @@ def test_an_image_is_the_first_frame(reference: Any, source: str) -> None:
 
 
 def test_a_file_is_the_first_frame_beside_other_media() -> None:
-    request, sources = asked(b"bytes", image_end="end", keyframes=[{"image": "mid", "frame": 3}], audio="sound")
+    request, sources = asked(
+        {"input_reference": b"bytes"}, image_end="end", keyframes=[{"image": "mid", "frame": 3}], audio="sound"
+    )
     assert [keyframe.image for keyframe in request.keyframes] == ["input_reference", "keyframes[0].image", "image_end"]
     assert sources == {"input_reference": b"bytes", "keyframes[0].image": "mid", "image_end": "end", "audio": "sound"}
 
@@ -360,10 +364,11 @@ def test_these_paths_are_of_this_dialect() -> None:
 def test_every_field_is_documented() -> None:
     text = (ROOT / "llms.txt").read_text()
     (paragraph,) = (part for part in text.split("\n\n") if part.startswith("**OpenAI Videos** ("))
-    for name in (*CreateVideo.model_fields, *RemixVideo.model_fields):
+    for name in (*CreateVideo.model_fields, *ExtendVideo.model_fields, *RemixVideo.model_fields):
         assert f"`{name}`" in paragraph, name
-    taken = openai_bodies.schema(form=True)["properties"].keys()
-    assert taken == set(openai_bodies.FIELDS) == openai_bodies.schema(form=False)["properties"].keys()
+    for kind in (CreateVideo, ExtendVideo):
+        taken = openai_bodies.schema(kind, form=True)["properties"].keys()
+        assert taken == set(fields_of(kind)) | {"prompt"} == openai_bodies.schema(kind, form=False)["properties"].keys()
 
 
 # over HTTP
@@ -520,7 +525,7 @@ def test_what_is_unknown_is_not_found(fake_server: Server) -> None:
         assert detail(http.post(f"{fake_server.url}/v1/videos/{name}/remix", json={"prompt": "x"}), 404)
     for after in (NOBODYS, "x", "job_" + "0" * 32, "\0"):
         assert detail(http.get(fake_server.url + "/v1/videos", params={"after": after}), 404, "after")
-    for name in ("edits", "extensions", "characters"):
+    for name in ("edits", "characters"):
         assert "not offered" in detail(http.post(f"{fake_server.url}/v1/videos/{name}", json={}), 404)
     for query, param in (({"limit": 0}, "limit"), ({"limit": 101}, "limit"), ({"order": "up"}, "order")):
         assert detail(http.get(fake_server.url + "/v1/videos", params=query), 400, param)
@@ -541,7 +546,7 @@ def test_jobs_of_other_dialects_are_videos_too(fake_server: Server) -> None:
 def test_the_document_says_no_422_since_none_is_answered(fake_server: Server) -> None:
     paths = http.get(fake_server.url + "/openapi.json").json()["paths"]
     ours = [answered for path, methods in paths.items() if owns(path) for answered in methods.values()]
-    assert len(ours) == 6
+    assert len(ours) == 7
     for route in ours:
         assert "422" not in route["responses"]
         assert route["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAIError")
@@ -676,9 +681,10 @@ def library(
     """What each part of the client's program saw."""
     photo = data / "photo.jpg"
     uploaded = http.post(fake_server.url + "/v1/files", files={"file": ("photo.jpg", photo.read_bytes())})
-    written = (ROOT / "docs" / "clients.md").read_text().split("```python\nfrom openai")[1].split("```")[0]
+    parts = (ROOT / "docs" / "clients.md").read_text().split("```python\nfrom openai")[1:]
+    written = "\n".join("from openai" + part.split("```")[0] for part in parts)
     snippet = out / "snippet.py"
-    snippet.write_text("from openai" + written.replace("http://127.0.0.1:8000", fake_server.url))
+    snippet.write_text(written.replace("http://127.0.0.1:8000", fake_server.url))
     config = {
         "url": fake_server.url,
         "keyed": keyed[0].url,
@@ -707,6 +713,7 @@ PARTS = [
     "listing",
     "deleting",
     "remixing",
+    "extending",
     "errors",
     "crowding",
     "repeating",
@@ -770,6 +777,20 @@ def test_a_remix_of_the_library_keeps_the_seed_and_the_image(library: dict[str, 
         http.get(f"{fake_server.url}/v1/jobs/{job_of(names[name])}").json()["params"] for name in ("first", "again")
     )
     assert new == old | {"prompt": "a candle"}
+
+
+def test_what_the_library_extends_begins_with_its_video(
+    library: dict[str, Any], fake_server: Server, out: Path
+) -> None:
+    names = library["extending"]["saw"]
+    jobs = {
+        name: http.get(f"{fake_server.url}/v1/jobs/{job_of(video)}").json()["params"] for name, video in names.items()
+    }
+    for name, seconds, side in (("by id", 1.0, "end"), ("by file", 0.5, "end"), ("before", 0.5, "start")):
+        assert jobs[name]["extend"] == {"seconds": seconds, "side": side}
+    assert jobs["retaken"]["retake"] == {"start": 0.1, "end": 0.3, "streams": "both"}
+    assert (jobs["retaken"]["loras"], jobs["retaken"]["retry_if"]) == ([{"name": "film", "scale": 0.5}], ["silent"])
+    assert video_facts(out / "longer")[1:] == (128, 96, 12 + 25)
 
 
 def test_the_documented_snippet_makes_a_video(library: dict[str, Any], out: Path) -> None:

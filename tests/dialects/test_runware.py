@@ -211,7 +211,7 @@ def test_what_is_ours_is_passed_on() -> None:
     ("fields", "parameter", "code"),
     [
         ({"colour": "red"}, "colour", "unsupportedParameter"),
-        ({"inputs": {"video": "x"}}, "inputs.video", "unsupportedParameter"),
+        ({"inputs": {"mask": "x"}}, "inputs.mask", "unsupportedParameter"),
         ({"inputs": {"frameImages": []}}, "inputs.frameImages", "invalidParameter"),
         ({"inputs": {"frameImages": ["a", ""]}}, "inputs.frameImages[1]", "invalidParameter"),
         (
@@ -816,6 +816,10 @@ def test_the_older_library_works(fake_server: Server, library: Libraries, tmp_pa
     assert len({item["videoUUID"] for item in seen["four"]}) == 4
     assert seen["sound"][0]["videoURL"].endswith(".webm")
     assert job_of(fake_server, seen["sound"][0])["result"]["has_audio"]
+    again = job_of(fake_server, seen["retake"][0])
+    assert (again["result"]["mode"], again["result"]["prompt"]) == ("Retake", "another lamp, in detail")
+    assert again["params"]["retake"] == {"start": 0.0, "end": 1.0, "streams": "picture"}
+    assert again["params"]["loras"] == [{"name": "film", "scale": 0.5}]
     assert len({item["videoUUID"] for item in seen["sync"]}) == 2
     assert len({item["videoUUID"] for item in seen["together"]}) == 5
     codes = {name: error["code"] for name, error in seen["errors"].items()}
@@ -841,6 +845,10 @@ def test_the_newer_library_works_by_both_of_its_transports(fake_server: Server, 
             "file", seen["upload"]["imageUUID"]
         )
         assert [item["status"] for item in seen["sync"]] == ["success", "success"]
+        (again,) = seen["retake"]
+        assert again["positivePrompt"] == "a lamp, in detail"
+        part = job_of(fake_server, again)["params"]["retake"]
+        assert (part["start"], part["end"], part["streams"]) == (0.1, pytest.approx(0.3), "sound")
         assert seen["removed"][0]["mediaUUID"] == seen["stored"]["mediaUUID"]
         codes = {name: seen[name]["code"] for name in ("model", "field", "failed", "sync failed", "unknown", "other")}
         assert codes == {
