@@ -40,6 +40,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.plan
 
 soak: setup
 	$(BIN)/python -m bench.reliability

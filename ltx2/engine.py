@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ltx2.errors import Canceled
-from ltx2.request import GenerationRequest
+from ltx2.footprint import Footprint
+from ltx2.provenance import Provenance
+from ltx2.quality import QualityReport
+from ltx2.recipes import Recipe
+from ltx2.request import Flaw, GenerationRequest
 
 Phase = Literal["queued", "loading", "encoding", "denoising", "decoding", "muxing"]
 PHASES: tuple[Phase, ...] = ("queued", "loading", "encoding", "denoising", "decoding", "muxing")
@@ -56,6 +60,12 @@ class ClipFacts:
     """Wall seconds of each phase that took place."""
     prompt: str | None = None
     """The prompt that was used, where it was not the request's."""
+    provenance: Provenance | None = None
+    """Where it comes from; None where nobody said, as older versions do not."""
+    quality: QualityReport | None = None
+    """What was measured of it; None where nobody did, as older versions do not."""
+    retried_for: tuple[Flaw, ...] = ()
+    """What the clip of the seed that was asked for had, so that this one was made in its place."""
 
     @property
     def duration_seconds(self) -> float:
@@ -77,6 +87,23 @@ class Clip(ClipFacts):
     def facts(self) -> ClipFacts:
         """The facts alone, which outlive the file's place."""
         return ClipFacts(**{field.name: getattr(self, field.name) for field in fields(ClipFacts)})
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What of a model decides what a request will come to."""
+
+    name: str
+    """As clips and the status have it."""
+    recipe: Recipe
+    can_refine: bool = False
+    """Whether clips can be made in two stages."""
+    has_duration_head: bool = False
+    """Whether it tells how long the clip of a prompt should be."""
+    footprint: Footprint | None = None
+    """What it takes of its GPU's memory; None where there is none."""
+    doubts: tuple[str, ...] = ()
+    """What is to be said of every clip of it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +129,8 @@ class EngineStatus:
     """How long the model stays after it was last used; None for ever."""
     restarts: int = 0
     """How often a process that held the model was lost."""
+    model: ModelFacts | None = None
+    """Of the model that was loaded last; None before that, and where it is on machines that do not tell."""
 
 
 class CancelFlag:

@@ -3,7 +3,7 @@
 LTX2Error
 ├── InvalidRequest          a field of the request is wrong
 │   ├── UnsupportedMedia    the bytes are not what the field takes
-│   ├── MediaTooLarge       more bytes than allowed
+│   ├── MediaTooLarge       more bytes than allowed, or a larger or longer video
 │   ├── ImageTooLarge       more pixels than allowed
 │   ├── AudioTooLong        more seconds than allowed
 │   ├── BodyTooLarge        the whole request is too large
@@ -15,7 +15,8 @@ LTX2Error
 ├── QueueFull               too many requests are waiting
 ├── Canceled                the caller withdrew the request
 ├── NotReady                the model could not be loaded
-│   └── EngineDown          the machines that make the clips cannot be reached now
+│   ├── EngineDown          the machines that make the clips cannot be reached now
+│   └── StillLoading        it is being loaded, and will be there soon
 ├── OutOfMemory             the model ran out of memory for this request
 ├── StorageFull             there is no room for inputs or outputs
 ├── TimedOut                it took longer than it may
@@ -112,6 +113,10 @@ class NotReady(LTX2Error):
 
 
 class EngineDown(NotReady):
+    pass
+
+
+class StillLoading(NotReady):
     pass
 
 

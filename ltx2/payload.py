@@ -10,7 +10,10 @@ from pydantic_core import PydanticCustomError
 from ltx2.engine import ClipFacts
 from ltx2.errors import InvalidRequest
 from ltx2.formats import OutputFormat, media_type
+from ltx2.provenance import Provenance
+from ltx2.quality import QualityReport
 from ltx2.request import (
+    MOST_FLAWS,
     MOST_LORAS,
     AudioTrack,
     ContentCheck,
@@ -43,9 +46,12 @@ from ltx2.request import (
 
 Media = Annotated[str, Field(min_length=1)]
 Source = str | bytes
-"""Where bytes come from: a data URL, base64, a web URL, the id of a file, or the bytes themselves."""
+"""Where bytes come from: a data URL, base64, a web URL, the id of a file, or the bytes themselves; of a video also the
+id of the job that made it."""
 FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 """The ids of files."""
+JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+"""The ids of jobs, which stand for their clips where a video is wanted."""
 Sources = Mapping[str, Source]
 """The source of each media a request names."""
 
@@ -62,6 +68,9 @@ MOST_KEYFRAMES = 32
 """Images for any frame in one body, the start and end images not counted."""
 MOST_VALUES = 1000
 """In one body, nested ones included; the largest sensible one has about 150."""
+
+OF_THE_VIDEO = "it is that of the video; leave it out"
+"""Said of what a clip has from the video it is made of."""
 
 _DEFAULT = GenerationRequest(prompt="-")
 
@@ -113,13 +122,13 @@ class GenerateBody(Strict):
     audio_dither_db: Decibels | None = Field(
         None, description="level of noise in what the model hears of the sound, such as -40; helps clean speech"
     )
-    video: Media | None = Field(None, description="video to change: URL, data URL, base64 or file id")
+    video: Media | None = Field(None, description="video to change: URL, data URL, base64, file id or job id")
     retake: Retake | None = Field(None, description="the part of the video to make anew")
     extend: Extend | None = Field(None, description="how the video goes on")
     loop: bool = Field(False, description="whether the last frame is the first one again")
     loras: list[LoraChoice] = Field([], max_length=MOST_LORAS, description="LoRAs of the operator's, with their scales")
     enhance_prompt: bool = Field(False, description="whether the model writes the prompt out first")
-    retry_if: list[Flaw] = Field([], max_length=2, description="what another seed is tried for, once")
+    retry_if: list[Flaw] = Field([], max_length=MOST_FLAWS, description="what another seed is tried for, once")
     pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
     content_check: ContentCheck = Field("none", description="whether the operator's checker looks at the clip first")
     output_format: OutputFormat = Field("mp4", description="kind of file; wav, flac and mp3 are the sound alone")
@@ -138,7 +147,7 @@ class Facts(Strict):
     duration_seconds: float
     resolution: str = Field(description='as "288x512"')
     fps: int | float
-    seed: int = Field(description="send it to make the same clip again")
+    seed: int = Field(description="that was used; send it to make the same clip again")
     generation_time_seconds: float = Field(description="wall time, without waiting in the queue")
     output_format: OutputFormat = Field(description="of the file")
     has_audio: bool
@@ -151,6 +160,9 @@ class Facts(Strict):
     audio_sample_rate: int | None = Field(description="samples a second; null without sound")
     model: str
     prompt: str | None = Field(None, description="the prompt that was used: written out where that was asked for")
+    quality: QualityReport | None = Field(None, description="what was measured of the pictures and the sound")
+    retried_for: list[Flaw] = Field([], description="flaws of a first clip, so that another seed was tried: retry_if")
+    provenance: Provenance | None = Field(None, description="what made it and out of what, see LTX2_CLIP_METADATA")
     warnings: list[str] = Field(description="what you would want to know about this clip")
     phase_seconds: dict[str, float] = Field(description="wall time of each phase, and of the content check: checking")
 
@@ -196,7 +208,7 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         sources["video"] = body.video
         for name in ("width", "height", "fps", "num_frames"):
             if name in body.model_fields_set:
-                raise InvalidRequest("it is that of the video; leave it out", field=name)
+                raise InvalidRequest(OF_THE_VIDEO, field=name)
     request = GenerationRequest(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
@@ -306,6 +318,9 @@ def view(request: GenerationRequest, clip: ClipFacts) -> dict[str, Any]:
         audio_sample_rate=clip.audio_sample_rate,
         model=clip.model,
         prompt=clip.prompt or request.prompt,
+        quality=clip.quality,
+        retried_for=list(clip.retried_for),
+        provenance=clip.provenance,
         warnings=list(clip.warnings),
         phase_seconds={phase: round(seconds, 3) for phase, seconds in clip.seconds.items()},
     ).model_dump()

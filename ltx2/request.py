@@ -5,7 +5,7 @@ bytes. The name is the one the caller used for the field, so that an error can p
 """
 
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -26,16 +26,19 @@ def _check_frame_index(value: object) -> object:
 # (pixels, frames, steps, prompt length) is a setting, see GenerationRequest.check_limits.
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 NegativePrompt = Annotated[str, StringConstraints(max_length=100_000, pattern=r"^[^\x00]*$")]
-Size = Annotated[int, Field(ge=64, le=8192, multiple_of=2)]
+SIDES = range(64, 8193, 2)
+FPS = (1, 120)
+Size = Annotated[int, Field(ge=SIDES[0], le=SIDES[-1], multiple_of=SIDES.step)]
 NumFrames = Annotated[int, Field(ge=1, le=100_000)]
-Fps = Annotated[float, Field(ge=1, le=120)]
+Fps = Annotated[float, Field(ge=FPS[0], le=FPS[1])]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Scale = Annotated[float, Field(ge=0, le=100)]
 FrameIndex = Annotated[int | Literal["first", "last"], BeforeValidator(_check_frame_index)]
-LoraName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")]
+LORA_NAME = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$"
+LoraName = Annotated[str, StringConstraints(pattern=LORA_NAME)]
 LoraScale = Annotated[float, Field(ge=-10, le=10)]
 Decibels = Annotated[float, Field(ge=-120, le=0)]
 Crf = Annotated[int, Field(ge=0, le=51)]
@@ -54,6 +57,7 @@ Flaw = Literal["silent", "frozen"]
 DEFAULT_FRAMES = 49
 MOST_FRAMES = 100_000
 MOST_LORAS = 8
+MOST_FLAWS = 2
 
 
 class Strict(BaseModel):
@@ -220,6 +224,15 @@ class GenerationRequest(Strict):
             return "I2V(first+last)" if 0 in frames else "I2V(last)"
         return "I2V"
 
+    def lasting(self, num_frames: int) -> Self:
+        """The same request, now that its length is settled.
+
+        Raises:
+            InvalidRequest: an image belongs on a frame that there is not; names it.
+        """
+        self._check_keyframes(num_frames)
+        return self.model_copy(update={"num_frames": num_frames})
+
     def check_limits(self, settings: Settings) -> None:
         """Check what needs more than one field, or the limits of this machine.
 
@@ -251,7 +264,7 @@ class GenerationRequest(Strict):
             )
         if self.content_check != "none" and self.is_sound_only:
             raise InvalidRequest("sounds cannot be checked, only pictures", field="content_check")
-        self._check_keyframes()
+        self._check_keyframes(self.num_frames or MOST_FRAMES)
         self._check_video()
         self._check_loras(settings)
 
@@ -300,9 +313,8 @@ class GenerationRequest(Strict):
                 hint="ask for a video format, or follow it less strictly",
             )
 
-    def _check_keyframes(self) -> None:
+    def _check_keyframes(self, length: int) -> None:
         taken: set[int] = set()
-        length = self.num_frames or MOST_FRAMES
         for keyframe in self.keyframes:
             index = keyframe.index(length)
             if index >= length:

@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ltx2.errors import InvalidRequest, NotReady
 
+ClipMetadata = Literal["full", "origin", "none"]
+"""What is written into a clip: how to make it again and where it comes from, only that, or nothing."""
+
 
 class Settings(BaseSettings):
     """Every ``LTX2_…`` environment variable, checked once and frozen.
@@ -213,6 +216,22 @@ class Settings(BaseSettings):
     video_encoder: Literal[
         "auto", "libx264", "h264_nvenc", "h264_qsv", "h264_amf", "h264_videotoolbox", "h264_v4l2m2m"
     ] = Field("auto", description="who encodes H.264; auto is hardware that works here, else libx264")
+
+    clip_metadata: ClipMetadata = Field(
+        "full",
+        description="what is written into a clip: the request that makes it again and where it comes from; "
+        "origin leaves out the request and its prompts",
+    )
+    c2pa_certificate: Path | None = Field(
+        None, description="PEM file of the certificate that clips are signed with, and those above it"
+    )
+    c2pa_key: Path | None = Field(None, description="PEM file of its private key")
+    c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = Field(
+        "es256", description="how that key signs"
+    )
+    c2pa_timestamp_url: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="server that vouches for when a clip was signed (RFC 3161)"
+    )
 
     @property
     def model_name(self) -> str:

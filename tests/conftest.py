@@ -91,7 +91,8 @@ def tiny() -> Callable[[str], object]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with the tiny model for all tests that do not need their own."""
-    with running_server(tmp_path_factory.mktemp("server")) as running:
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder, {"LTX2_LORAS_DIR": str(folder / "loras")}) as running:
         wait_until_warm(running)
         yield running
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2.engine import CancelFlag, Clip, EngineStatus, OnProgress, Progress
+from ltx2.engine import CancelFlag, Clip, EngineStatus, ModelFacts, OnProgress, Progress
 from ltx2.errors import Canceled, EngineDown, NotReady, WorkerCrashed
 from ltx2.media.video import write_video
 from ltx2.request import GenerationRequest
@@ -39,6 +39,8 @@ class QuickEngine:
         self.seats = seats
         self.fault: str | None = None
         """Set: it is down, and comes back once this is None again."""
+        self.facts: ModelFacts | None = None
+        """What is told of the model."""
         self.unlucky: str | None = None
         """A prompt that alone finds it down."""
         self.loaded = threading.Event()
@@ -59,7 +61,8 @@ class QuickEngine:
 
     def status(self) -> EngineStatus:
         fault = None if self.unnoticed else self.fault
-        return EngineStatus(("quick",), 0.0, 1.0, fault=fault, recovers=True, seats=self.seats)
+        known = {"fault": fault, "recovers": True, "seats": self.seats, "model": self.facts}
+        return EngineStatus(("quick",), 0.0, 1.0, **known)
 
     def close(self) -> None:
         self._closed.set()

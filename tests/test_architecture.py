@@ -8,16 +8,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = ("errors", "settings", "geometry", "recipes", "request", "plan", "payload", "engine", "catalogue", "formats")
+FLOORS = (
+    "errors",
+    "settings",
+    "geometry",
+    "recipes",
+    "request",
+    "plan",
+    "payload",
+    "engine",
+    "footprint",
+    "quote",
+    "catalogue",
+    "formats",
+    "loras",
+    "pieces",
+    "provenance",
+    "quality",
+    "retry",
+    "imprint",
+)
 """Modules of the ground floor."""
 TORCH = {"torch", "diffusers", "transformers", "tokenizers", "safetensors", "accelerate", "huggingface_hub"}
 HTTP = {"fastapi", "starlette", "uvicorn", "websockets"}
-MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64", "httpcore", "botocore"}
+MEDIA = {"av", "PIL", "soundfile", "numpy", "pybase64", "httpcore", "botocore", "c2pa"}
 STUDIO = {"sqlalchemy", "filelock", "fsspec", "itsdangerous", "standardwebhooks", "prometheus_client"}
 STDLIB = set(sys.stdlib_module_names)
 
 ALLOWED = {
-    "ground": STDLIB | {"pydantic", "pydantic_core", "pydantic_settings"} | {f"ltx2.{name}" for name in FLOORS},
+    "ground": STDLIB | {"ltx2", "pydantic", "pydantic_core", "pydantic_settings"} | {f"ltx2.{name}" for name in FLOORS},
 }
 ALLOWED["media"] = ALLOWED["ground"] | MEDIA | {"ltx2.media"}
 ALLOWED["model"] = ALLOWED["media"] | TORCH | {"ltx2.model", "psutil"}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
+from small_videos import video
 
 from ltx2.catalogue import CATALOGUE
 from ltx2.dialects import kiapi_bodies, tasks
@@ -28,6 +29,7 @@ from ltx2.model.memory import ACTIVATIONS, PARAMETERS, typical_grid, weight_byte
 from ltx2.model.placement import Card, plan_placement
 from ltx2.model.tiny import TINY_MODELS
 from ltx2.payload import Facts, GenerateBody, GenerateResponse, parse
+from ltx2.quality import QualityReport
 from ltx2.request import Guidance
 from ltx2.settings import Settings
 from ltx2.studio.studio import Studio
@@ -122,6 +124,8 @@ def test_the_job_walkthrough_of_llms_txt_works(fake_server: Server) -> None:
 def test_every_field_of_the_answer_and_every_mode_is_documented() -> None:
     documented = json.loads(block(LLMS, '{\n  "video"'))
     assert set(documented) | {"audio"} == set(GenerateResponse.model_fields)
+    assert set(documented["quality"]) == set(QualityReport.model_fields)
+    assert all(f"| `{figure}` |" in LLMS for figure in QualityReport.model_fields)
     Facts.model_validate({name: value for name, value in documented.items() if name != "video"})
     for mode in GenerateResponse.model_fields["mode"].annotation.__args__:  # type: ignore[union-attr]
         assert f"`{mode}`" in LLMS
@@ -185,6 +189,11 @@ def test_the_curl_lines_of_llms_txt_and_readme_work(fake_server: Server, tmp_pat
         encoded = subprocess.run(["base64", "-w0", str(ROOT / "examples" / name)], capture_output=True, check=True)
         script = script.replace(placeholder, encoded.stdout.decode())
     assert run(["bash", "-c", script], tmp_path).count('"video":"data:video/mp4') == 5
+    videos = block(LLMS, "# seconds 1 to 2 again").replace("http://<SERVER>:8000", fake_server.url)
+    (tmp_path / "clip.mp4").write_bytes(video(49))
+    upload = json.loads(run(["curl", "-s", "-F", "file=@clip.mp4", f"{fake_server.url}/v1/files"], tmp_path))
+    answers = run(["bash", "-c", videos.replace("<FILE>", upload["file_id"])], tmp_path)
+    assert re.findall(r'"mode": "(\w+)", "num_frames": (\d+)', answers) == [("Retake", "49"), ("Extend", "124")]
     waves = block(README, "make serve").split("\n", 1)[1]
     waves = waves.replace("http://127.0.0.1:8000", fake_server.url).replace(".venv/bin/python", sys.executable)
     assert "288x512 T2V+Audio" in run(["bash", "-c", waves], tmp_path)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from ltx2 import errors
 from ltx2.engine import CancelFlag, Clip, Engine, Progress
 from ltx2.errors import Canceled, InvalidRequest, LTX2Error, NotReady, OutOfMemory, UnsupportedMedia
 from ltx2.fake import FakeEngine, draw_card, tone
-from ltx2.media.audio import decode_audio
+from ltx2.media.audio import Waveform, decode_audio
 from ltx2.media.probe import probe_video
-from ltx2.request import AudioTrack, GenerationRequest, Keyframe
+from ltx2.media.video import write_video
+from ltx2.request import AudioTrack, GenerationRequest, Keyframe, Output
 from ltx2.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -177,10 +179,85 @@ def test_images_are_shown_at_their_frames(engine: FakeEngine) -> None:
     assert is_green.nonzero()[0].tolist() == [0, 5]
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """24 grey frames, brighter by 10 each from 0, and a tone of 1 kHz: a second."""
+    path = tmp_path_factory.mktemp("source") / "clip.mp4"
+    grey = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 64 * 64 * 3).reshape(24, 64, 64, 3)
+    sound = Waveform((0.5 * np.sin(2 * np.pi * 1000 * np.arange(44_100) / 44_100)).astype(np.float32)[None], 44_100)
+    size = {"width": 64, "height": 64, "fps": Fraction(24), "num_frames": 24}
+    write_video(path, [grey], audio=sound, crf=10, preset="ultrafast", **size)
+    return path.read_bytes()
+
+
+def changed(engine: FakeEngine, source: bytes, num_frames: int, **fields: Any) -> tuple[list[int | None], list[int]]:
+    """Which of the source each frame of a clip is, None for the card; and the loudest pitch of each quarter second."""
+    request = make(video="v", fps=24.0, num_frames=num_frames, output={"crf": 5}, **fields)
+    clip = generate(engine, request, {"v": source})
+    facts = probe_video(clip.path)
+    assert (facts.num_frames, facts.fps) == (num_frames, 24)
+    frames = pictures(clip)
+    shown = [round(frame.mean() / 10) if frame.std() < 5 else None for frame in frames]
+    sound = heard(clip)[0, : num_frames * 2000].reshape(-1, 12_000)
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(12_000)))
+    return shown, [int(round(pitch * 4, -2)) for pitch in spectrum.argmax(axis=1)]
+
+
+def test_a_retake_keeps_what_is_outside_of_it(engine: FakeEngine, source: bytes) -> None:
+    # the tone of seed 4 is 300 Hz
+    kept, made = [*range(24)], [*range(6), *[None] * 12, *range(18, 24)]
+    retake = {"start": 0.25, "end": 0.75}
+    assert changed(engine, source, 24, seed=4, retake=retake) == (made, [1000, 300, 300, 1000])
+    assert changed(engine, source, 24, seed=4, retake=retake | {"streams": "picture"}) == (made, [1000] * 4)
+    assert changed(engine, source, 24, seed=4, retake=retake | {"streams": "sound"}) == (kept, [1000, 300, 300, 1000])
+
+
+def test_a_video_goes_on_after_its_end_or_before_its_beginning(engine: FakeEngine, source: bytes) -> None:
+    after, before = {"seconds": 0.5}, {"seconds": 0.5, "side": "start"}
+    assert changed(engine, source, 36, seed=4, extend=after) == ([*range(24), *[None] * 12], [1000] * 4 + [300] * 2)
+    assert changed(engine, source, 36, seed=4, extend=before) == ([*[None] * 12, *range(24)], [300] * 2 + [1000] * 4)
+
+
+def test_a_video_without_a_sound_stays_silent_where_it_is_kept(engine: FakeEngine) -> None:
+    mute = generate(engine, make(include_audio=False, fps=24.0, num_frames=12)).path.read_bytes()
+    request = make(video="v", fps=24.0, num_frames=24, extend={"seconds": 0.5}, output={"format": "wav"})
+    sound = heard(generate(engine, request, {"v": mute}))
+    assert not sound[:, :23_000].any()
+    assert np.abs(sound[:, 24_000:]).max() > 0.1
+    assert generate(engine, request.model_copy(update={"include_audio": False, "output": Output()}), {"v": mute})
+
+
+def test_a_sound_to_follow_is_heard_instead_of_the_video_s(engine: FakeEngine, source: bytes, data: Path) -> None:
+    speech = (data / "speech.mp3").read_bytes()
+    request = make(video="v", fps=24.0, num_frames=36, extend={"seconds": 0.5}, audio=AudioTrack(source="a", start=1.0))
+    clip = generate(engine, request, {"v": source, "a": speech})
+    original = decode_audio(speech, field="a", max_seconds=60)
+    rate = original.sample_rate
+    expected, got = original.samples[0, rate : 2 * rate], heard(clip)[0, :rate]
+    assert np.corrcoef(expected, got[: len(expected)])[0, 1] > 0.9
+
+
+def test_images_are_shown_only_where_a_video_is_made_anew(engine: FakeEngine, source: bytes) -> None:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), (10, 200, 60)).save(file, "PNG")
+    images = tuple(Keyframe(image="green", frame=frame) for frame in (2, 30))
+    request = make(video="v", fps=24.0, num_frames=36, extend={"seconds": 0.5}, keyframes=images, output={"crf": 0})
+    shown = pictures(generate(engine, request, {"v": source, "green": file.getvalue()}))
+    is_green = np.abs(shown[:, 20:40, 20:40].astype(int) - (10, 200, 60)).max(axis=(1, 2, 3)) < 8
+    assert is_green.nonzero()[0].tolist() == [30]
+
+
+def test_a_loop_ends_with_its_first_frame(engine: FakeEngine) -> None:
+    frames = pictures(generate(engine, make(loop=True, num_frames=20, output={"crf": 0})))
+    assert (frames[19] == frames[0]).all()
+    assert (frames[18] != frames[0]).any()
+
+
 def test_a_wrong_file_is_refused_by_its_name(engine: FakeEngine) -> None:
     for request in (
         make(keyframes=(Keyframe(image="x", frame="first"),)),
         make(audio=AudioTrack(source="x")),
+        make(video="x", retake={"start": 0, "end": 1}),
     ):
         with pytest.raises(UnsupportedMedia) as caught:
             generate(engine, request, {"x": b"nothing"})
@@ -241,6 +318,23 @@ def test_it_fails_as_a_model_may(engine: FakeEngine, what: str, error: type[Base
     with pytest.raises(error):
         generate(engine, make(prompt=f"fail={what}"))
     generate(engine, make())
+
+
+def test_it_writes_a_prompt_out(engine: FakeEngine) -> None:
+    clip = generate(engine, make(enhance_prompt=True))
+    assert clip.prompt == "a cat, in detail"
+    assert generate(engine, make()).prompt is None
+    assert np.array_equal(pictures(clip), pictures(generate(engine, make(prompt="a cat, in detail"))))
+    short = FakeEngine(Settings(data_dir=engine.settings.data_dir, max_prompt_chars=6))
+    assert generate(short, make(enhance_prompt=True)).prompt == "a cat,"
+
+
+def test_a_length_that_was_left_open_is_the_usual_one(engine: FakeEngine) -> None:
+    assert generate(engine, make(num_frames=None)).num_frames == 49
+    late = (Keyframe(image="late", frame=49),)
+    with pytest.raises(InvalidRequest) as refused:
+        generate(engine, make(num_frames=None, keyframes=late))
+    assert refused.value.field == "late"
 
 
 def test_a_failure_nobody_knows_is_refused(engine: FakeEngine) -> None:

@@ -86,6 +86,29 @@ def test_the_body_of_a_request_makes_the_same_request_and_names_its_media(body: 
     assert renamed(made, names.__getitem__) == renamed(request, str)
 
 
+SECONDS = st.floats(0, 1000)
+CHANGES = st.fixed_dictionaries({"start": SECONDS, "end": SECONDS}, optional={"streams": st.sampled_from(["sound"])})
+EXTENSIONS = st.fixed_dictionaries({"seconds": st.floats(0.1, 100)}, optional={"side": st.sampled_from(["start"])})
+
+
+@given(BODIES, TEXTS, CHANGES | EXTENSIONS)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_so_does_that_of_one_with_a_video_but_for_what_the_video_settles(
+    body: dict[str, Any], video: str, change: dict[str, Any]
+) -> None:
+    of_the_video = {"width", "height", "fps", "num_frames"}
+    body = {name: value for name, value in body.items() if name not in of_the_video | {"keyframes"}}
+    request, sources = parse(body | {"video": video, ("retake" if "start" in change else "extend"): change})
+    assert (request.video, sources["video"]) == ("video", video)
+    settled = request.model_copy(update={"width": 64, "height": 80, "fps": 30.0, "num_frames": 7})
+    again, names = body_of(settled, {name: str(source) for name, source in sources.items()})
+    assert not again.keys() & of_the_video
+    made, made_sources = parse(json.loads(json.dumps(again)))
+    assert {names[name]: source for name, source in made_sources.items()} == sources
+    media = {"keyframes", "audio"}
+    assert made.model_dump(exclude=media) == request.model_dump(exclude=media)
+
+
 def test_image_end_strength_speaks_for_the_end_image_alone() -> None:
     request, _ = parse({"prompt": "x", "image_start": "S", "image_end": "E", "image_end_strength": 0.1})
     assert [frame.strength for frame in request.keyframes] == [1.0, 0.1]

@@ -251,7 +251,8 @@ class ClusterEngine:
             case Connected():
                 log.info("connected to the Ray cluster")
             case EngineStatus():
-                self._status = replace(event, fake=self._status.fake, seats=self._status.seats)
+                model = event.model or self._status.model  # what the last actor had, the next one will have
+                self._status = replace(event, fake=self._status.fake, seats=self._status.seats, model=model)
             case Ended() if not self._closed.is_set():
                 with self._lock:
                     held = self._status

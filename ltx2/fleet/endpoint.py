@@ -207,7 +207,7 @@ class EndpointEngine:
         for name, data in media.items():
             key = key_for(data)
             note.media = (*note.media, key)
-            sources[name] = watch.run(self._bucket.put(key, data, media_type_of(data)))
+            sources[name] = watch.run(self._bucket.put(key, data, media_type_of(request, name, data)))
         return linked(request, sources, self._settings)
 
     def _down(self, error: Refused | Lost | Unreached) -> EngineDown:

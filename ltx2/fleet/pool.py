@@ -339,12 +339,11 @@ class Pool:
     def _tell(self) -> None:
         """Tell how things are. Call it with the lock."""
         held = [replica.status for replica in self._replicas if replica.status]
+        loaded = tuple(dict.fromkeys(name for status in held for name in status.loaded))
+        resident = round(sum(status.resident_gb for status in held), 3)
+        budget = round(sum(status.budget_gb for status in held), 1)
+        model = held[0].model if held else None
         status = EngineStatus(
-            loaded=tuple(dict.fromkeys(name for status in held for name in status.loaded)),
-            resident_gb=round(sum(status.resident_gb for status in held), 3),
-            budget_gb=round(sum(status.budget_gb for status in held), 1),
-            ready=self._is_ready,
-            fault=self._fault,
-            restarts=self._restarts,
+            loaded, resident, budget, ready=self._is_ready, fault=self._fault, restarts=self._restarts, model=model
         )
         self._changed(status)

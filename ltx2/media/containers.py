@@ -53,8 +53,14 @@ def _isobmff(timing: Timing) -> dict[str, str]:
     return {"movflags": "+faststart", "movie_timescale": str(_clock(timing.fps, timing.sample_rate or 1000))}
 
 
+def _mov(timing: Timing) -> dict[str, str]:
+    # the older kind of tags ends at 64 KiB, and FFmpeg writes what is longer wrongly
+    return {**_isobmff(timing), "movflags": "+faststart+use_metadata_tags"}
+
+
 def _webm(_timing: Timing) -> dict[str, str]:
-    return {"cues_to_front": "1"}
+    # without bitexact its tracks would be numbered at random, and no file be like another of the same frames
+    return {"cues_to_front": "1", "fflags": "+bitexact"}
 
 
 def _gif(timing: Timing) -> dict[str, str]:
@@ -74,7 +80,7 @@ _OPUS: Final = SoundCodec("libopus", frozenset({48_000}), {1: 96_000, 2: 160_000
 
 CONTAINERS: Final[Mapping[OutputFormat, Container]] = {
     "mp4": Container("mp4", "h264", _AAC, _isobmff),
-    "mov": Container("mov", "h264", _AAC, _isobmff),
+    "mov": Container("mov", "h264", _AAC, _mov),
     "webm": Container("webm", "vp9", _OPUS, _webm),
     "gif": Container("gif", "gif", None, _gif),
 }

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _CONVERTING_THREADS: Final = 2
 """Enough to stay ahead of x264. The default is one a core, even of cores that a container may not use."""
+_X264_THREADS: Final = 6
+"""Each works on a frame of its own, and on how many there are it depends what the others may refer to: the number shows
+in the pictures. x264's own choice, by the cores that it may use, gives other files on other machines."""
 _WORST_VP9: Final = 63
 _VP9_SPEEDS: Final[Mapping[str, tuple[str, int]]] = {
     "ultrafast": ("realtime", 8),
@@ -61,8 +64,10 @@ class VideoEncoder:
 
 
 def _x264(spec: VideoSpec) -> dict[str, str]:
-    # 4:2:0 is made by averaging 2x2 pixels, which puts the colour samples between them: chromaloc 1.
-    options = {"crf": str(spec.crf), "preset": spec.preset, "x264-params": "chromaloc=1"}
+    # 4:2:0 is made by averaging 2x2 pixels, which puts the colour samples between them: chromaloc 1. The macroblock
+    # tree is another one on each kind of processor, and with AVX-512 not even the same each time: cpu-independent.
+    params = "chromaloc=1:cpu-independent=1"
+    options = {"crf": str(spec.crf), "preset": spec.preset, "threads": str(_X264_THREADS), "x264-params": params}
     # lossless needs a higher one, and takes it by itself
     return options | ({"profile": "high"} if spec.crf > 0 else {})
 

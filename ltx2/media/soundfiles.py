@@ -12,6 +12,7 @@ from ltx2.formats import OutputFormat
 from ltx2.media.audio import Waveform
 from ltx2.media.partial import written_beside
 from ltx2.media.soundtrack import encodable
+from ltx2.media.tags import append_to_wav
 
 _SUBTYPES: Final[Mapping[OutputFormat, str]] = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III"}
 """libsndfile's names."""
@@ -33,6 +34,8 @@ def write_sound(
     output_format: OutputFormat,
     seconds: Fraction,
     cancelled: Callable[[], bool],
+    comment: str | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> int:
     """Write a sound alone. Whatever goes wrong, no part of it is left, and a file of that name stays as it was.
 
@@ -42,6 +45,8 @@ def write_sound(
         output_format: wav, flac or mp3.
         seconds: it is cut or filled with silence to this length.
         cancelled: asked every few seconds of sound.
+        comment: in ASCII.
+        finish: called with the complete file before it gets its name, and may replace it.
 
     Returns:
         Samples a second of the file.
@@ -53,10 +58,28 @@ def write_sound(
     """
     sound = encodable(waveform, seconds, _RATES.get(output_format))
     kind = {"format": output_format.upper(), "subtype": _SUBTYPES[output_format], **_QUALITY.get(output_format, {})}
-    with written_beside(path) as partial, partial.open("xb", buffering=0) as file:
+    with written_beside(path) as partial:
+        _write(partial, sound, kind, comment if output_format != "wav" else None, cancelled)
+        if comment is not None and output_format == "wav":
+            append_to_wav(partial, comment)
+        if finish is not None:
+            finish(partial)
+    return sound.sample_rate
+
+
+def _write(
+    path: Path,
+    sound: Waveform,
+    kind: Mapping[str, object],
+    comment: str | None,
+    cancelled: Callable[[], bool],
+) -> None:
+    with path.open("xb", buffering=0) as file:
         sink = _Sink(file)
         try:
             with soundfile.SoundFile(sink, "w", sound.sample_rate, len(sound.samples), **kind) as writer:
+                if comment is not None:
+                    writer.comment = comment
                 for first in range(0, sound.samples.shape[1], _PIECE):
                     if cancelled():
                         raise Canceled("the request was canceled while its sound was written")
@@ -66,7 +89,6 @@ def write_sound(
             sink.check()
             raise
         sink.check()
-    return sound.sample_rate
 
 
 class _Sink:

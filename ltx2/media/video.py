@@ -52,6 +52,8 @@ def write_video(
     encoder: str = "libx264",
     cancelled: Callable[[], bool] = _never,
     metadata: Mapping[str, str] | None = None,
+    finish: Callable[[Path], None] | None = None,
+    seen: Callable[[Chunk], None] | None = None,
 ) -> int | None:
     """Write one clip. Whatever goes wrong, no part of it is left, and a file of that name stays as it was.
 
@@ -72,6 +74,8 @@ def write_video(
         cancelled: asked in the caller's thread, for each chunk and every tenth of a second while the
             encoder is waited for.
         metadata: tags of the file. MP4 keeps those it knows: title, artist, comment, description, ...
+        finish: called with the complete file before it gets its name, and may replace it.
+        seen: shown each chunk in the caller's thread, while the one before it is encoded.
 
     Returns:
         Samples a second of the file's sound; None if it has none.
@@ -89,14 +93,14 @@ def write_video(
     if audio is not None and container.sound is not None:
         sound = encodable(audio, num_frames / fps, container.sound.rates)
     timing = Timing(fps, num_frames, None if sound is None else sound.sample_rate)
-    with (
-        written_beside(path) as partial,
-        _open(partial, container.muxer, container.options(timing)) as file,
-    ):
-        file.metadata.update(metadata or {})
-        pictures = _add_pictures(file, container, VideoSpec(width, height, fps, crf, preset), encoder)
-        track = None if sound is None or container.sound is None else SoundTrack(file, sound, container.sound)
-        _feed(_Writer(file, pictures, track), chunks, (height, width, 3), num_frames, cancelled)
+    with written_beside(path) as partial:
+        with _open(partial, container.muxer, container.options(timing)) as file:
+            file.metadata.update(metadata or {})
+            pictures = _add_pictures(file, container, VideoSpec(width, height, fps, crf, preset), encoder)
+            track = None if sound is None or container.sound is None else SoundTrack(file, sound, container.sound)
+            _feed(_Writer(file, pictures, track), chunks, (height, width, 3), num_frames, cancelled, seen)
+        if finish is not None:
+            finish(partial)
     return timing.sample_rate
 
 
@@ -123,6 +127,7 @@ def _feed(
     shape: tuple[int, int, int],
     num_frames: int,
     cancelled: Callable[[], bool],
+    seen: Callable[[Chunk], None] | None,
 ) -> None:
     """Encode every chunk on a thread of its own, which has ended when this returns or raises."""
     frames = 0
@@ -135,6 +140,8 @@ def _feed(
                 frames += len(chunk)
                 if frames > num_frames:
                     raise Internal(f"{num_frames} frames were announced, at least {frames} came")
+                if seen is not None:
+                    seen(chunk)
                 _wait(encoding, cancelled)
                 encoding = thread.submit(writer.write, chunk)
             _wait(encoding, cancelled)

@@ -249,6 +249,7 @@ def assemble(
         name=checkpoint.name,
         recipe=checkpoint.recipe,
         tokenizer=tokenizer,
+        open_enhancer=checkpoint.source.enhancer,
         device=device,
         refine_lora=lora,
         residency=residency,
@@ -265,8 +266,7 @@ def _settled(lora: Lora, placement: Placement, device: torch.device) -> Lora:
         lora = replace(lora, connectors=None)
     if placement.stays("transformer"):
         return lora.to(device, placement.dtype)
-    lora = lora.to(torch.device("cpu"), placement.dtype)
-    return lora.pinned() if device.type == "cuda" else lora
+    return lora.kept(placement.dtype, pinned=device.type == "cuda")
 
 
 def _load(source: Source, part: Part, placement: Placement) -> Module:

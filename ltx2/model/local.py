@@ -13,6 +13,7 @@ import psutil
 
 from ltx2.engine import CancelFlag, Clip, Clock, EngineStatus, OnProgress
 from ltx2.request import GenerationRequest
+from ltx2.retry import without_flaws
 from ltx2.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LocalEngine:
                 loaded=(self._runner.name,),
                 resident_gb=round(self._runner.resident_bytes / GB, 3),
                 budget_gb=round(self._runner.budget_bytes / GB, 1),
+                model=self._runner.components.facts,
             )
             log.info("loaded %s in %.1f s", self._runner.name, time.perf_counter() - started)
         return self._runner
@@ -74,6 +76,11 @@ class LocalEngine:
         cancelled: CancelFlag,
     ) -> Clip:
         clock = Clock(on_progress, cancelled)
+        return without_flaws(request, lambda request: self._make(request, media, clock, cancelled))
+
+    def _make(
+        self, request: GenerationRequest, media: Mapping[str, bytes], clock: Clock, cancelled: CancelFlag
+    ) -> Clip:
         clock.report("loading")
         runner = self._load()
         target = self.settings.make_work_dir() / f"{uuid.uuid4().hex}.{request.output.format}"
@@ -89,6 +96,9 @@ class LocalEngine:
             steps=made.steps,
             stages=made.stages,
             model=runner.name,
+            prompt=None if made.prompt == request.prompt else made.prompt,
             warnings=made.warnings,
+            provenance=made.provenance,
+            quality=made.quality,
             seconds=clock.finish(),
         )

@@ -45,10 +45,11 @@ NEVER_AGAIN = 410
 
 
 def event(job: Job) -> dict[str, Any]:
-    """What a webhook says of a job that is over. No media, no secrets."""
+    """What a webhook says of a job that is over. No media, no secrets, and nothing that anybody wrote."""
     data: dict[str, Any] = {"id": job.id, "status": job.state, "created_at": job.created_at}
     if job.result is not None:
-        data |= {"file_id": job.file_id, "video_bytes": job.file_size, "result": view(job.request, job.result)}
+        result = {name: value for name, value in view(job.request, job.result).items() if name != "prompt"}
+        data |= {"file_id": job.file_id, "video_bytes": job.file_size, "result": result}
     if job.failure is not None:
         failure = job.failure
         data["error"] = {

@@ -88,6 +88,7 @@ class ProcessEngine:
             idle_seconds=0.0 if self._users else time.monotonic() - self._used_at,
             ttl_seconds=self._ttl_seconds,
             restarts=self._restarts,
+            model=self._known.model,
         )
 
     def load(self) -> None:

@@ -483,3 +483,26 @@ def test_hardware_encodes_a_clip(tmp_path: Path) -> None:
     facts = probe_video(tmp_path / "clip.mp4")
     assert (facts.video_codec, facts.num_frames, facts.fps) == ("h264", 12, FILM)
     assert np.abs(pictures(tmp_path / "clip.mp4").astype(int) - frames).mean() < 4
+
+
+# The same again
+
+
+@pytest.mark.parametrize("name", MEDIA_TYPES)
+def test_the_same_frames_and_sound_make_the_same_file(tmp_path: Path, name: OutputFormat) -> None:
+    frames, sound, made = gradients(13), tone(0.5, 24_000, channels=2), set()
+    for attempt in range(3):
+        path = tmp_path / f"{attempt}.{name}"
+        if name in SOUNDS:
+            write_sound(path, sound, output_format=name, seconds=Fraction(1, 2), cancelled=lambda: False)
+        else:
+            write(path, frames, audio=sound, preset="veryfast")
+        made.add(path.read_bytes())
+    assert len(made) == 1
+
+
+def test_the_same_file_is_made_on_machines_with_fewer_cores(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write(path, gradients(13), preset="veryfast")
+    # x264 writes down how it was set; left alone it takes a number of threads by the cores that it may use
+    assert b"threads=6 " in path.read_bytes()

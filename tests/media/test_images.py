@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from safetensors.numpy import load_file
 
 from ltx2.errors import ImageTooLarge, LTX2Error, UnsupportedMedia
-from ltx2.media.images import decode_image, h264_round_trip
+from ltx2.media.images import decode_image, h264_round_trip, with_long_side
 from ltx2.media.sniff import describe, kind
 
 Pixels = NDArray[np.uint8]
@@ -503,3 +503,14 @@ def test_official_images(goldens: Path, name: str, size: str, crf: int) -> None:
     found = found[:, top : top + height, left : left + width]
     expected = (stored[f"{name}.crf{crf}.{size}"].reshape(3, height, width) + 1) * 127.5
     assert np.abs(found - expected).max() <= (1e-3 if crf == 0 else 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scaled"),
+    [((40, 60), (597, 896)), ((60, 40), (896, 597)), ((2000, 1000), (896, 448)), ((1, 3000), (1, 896))],
+)
+def test_an_image_is_scaled_to_its_longer_side(shape: tuple[int, int], scaled: tuple[int, int]) -> None:
+    image = with_long_side(np.full((*shape, 3), 200, np.uint8), 896)
+    assert image.shape == (*scaled, 3)
+    assert image.dtype == np.uint8
+    assert (image == 200).all()

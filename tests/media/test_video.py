@@ -359,7 +359,7 @@ def test_cancel(clip: Path, questions: int) -> None:
 def test_cancel_while_the_encoder_is_busy(clip: Path, num_frames: int) -> None:
     """One chunk that takes many seconds: with what x264 takes in, or, of few frames, with what it still holds."""
     frames = noise(num_frames, 1280, 704)
-    started = time.monotonic()
+    started, spent = time.monotonic(), time.process_time()
     with pytest.raises(Canceled):
         write(
             clip,
@@ -370,7 +370,8 @@ def test_cancel_while_the_encoder_is_busy(clip: Path, num_frames: int) -> None:
             preset="slow",
             cancelled=lambda: time.monotonic() > started + 0.5,
         )
-    assert time.monotonic() < started + 5
+    # all of it would take more than twice as much; by the clock it depends on what else the machine does
+    assert time.process_time() < spent + 10
     assert not list(clip.parent.iterdir())
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from saved_models import save
 
 from ltx2.engine import Engine, Progress
 from ltx2.errors import Canceled, NotReady, OutOfMemory, UnsupportedMedia
 from ltx2.media.encoders import HARDWARE, works
 from ltx2.media.probe import probe_video
 from ltx2.model.local import LocalEngine
+from ltx2.model.tiny import build_tiny
 from ltx2.request import AudioTrack, GenerationRequest, Keyframe
 from ltx2.settings import Settings
 
@@ -190,3 +192,23 @@ def test_a_silent_film_without_sound_when_none_is_wanted(engine: LocalEngine) ->
     assert clip.audio_sample_rate is None
     assert probe_video(clip.path).audio_codec is None
     clip.path.unlink()
+
+
+def test_a_silent_model_is_asked_twice_and_a_normal_one_once(engine: LocalEngine, tmp_path: Path) -> None:
+    mute = build_tiny("tiny", torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        for weights in mute.vocoder.conv_out.parameters():
+            weights.zero_()
+    folder = str(save(mute, tmp_path / "mute-distilled"))
+    for asked, times in (
+        (engine, 1),
+        (LocalEngine(Settings(data_dir=tmp_path / "data", device="cpu", model=folder)), 2),
+    ):
+        seen: list[Progress] = []
+        clip = asked.generate(make(retry_if=("silent", "frozen")), {}, seen.append, never)
+        clip.path.unlink()
+        assert clip.quality is not None
+        assert [progress.phase for progress in seen].count("muxing") == clip.seed == times
+        assert clip.retried_for == clip.quality.flaws == ("silent",)[: times - 1]
+        assert ("The sound is silent." in clip.warnings) == (times == 2)
+        assert files(asked) == []

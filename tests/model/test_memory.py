@@ -31,11 +31,11 @@ from bench.memory import (
     vae,
     vocoder,
 )
+from ltx2.footprint import DEQUANTISED
 from ltx2.model.fp8 import is_block_linear
 from ltx2.model.memory import (
     ACTIVATIONS,
     BLOCKS,
-    DEQUANTISED,
     FP8_SHARE,
     MINIATURE,
     OUTSIDE_SHARE,

@@ -1,5 +1,6 @@
 """Jobs in a real database: what may become of each, and that nothing is lost, doubled or overwritten."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ltx2.engine import ClipFacts, Progress
 from ltx2.errors import Failure, InvalidRequest, NotFound, NotReady, OutOfMemory
+from ltx2.quality import QualityReport
 from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe, Output
 from ltx2.settings import Settings
 from ltx2.studio.database import Database, deliveries, facts, files, jobs, lock_places
@@ -40,6 +42,8 @@ FACTS = ClipFacts(
     model="tiny",
     warnings=("Ünïcode ✓", "two"),
     seconds={"denoising": 0.1, "muxing": 1 / 3},
+    quality=QualityReport(frozen_frames=0.25, loudness_lufs=-70 / 3, silence=0),
+    retried_for=("silent", "frozen"),
 )
 FAILURE = Failure("out_of_memory", "too large", "width", "ask for less")
 WEBHOOK, UPLOAD = "https://hooks.example/?token=hook", "https://bucket.example/?token=put"
@@ -734,6 +738,18 @@ def test_a_success_whose_answer_was_lost_is_a_success(store: Store) -> None:
     assert store.succeed(job.id, FACTS, file, 3.0)
     assert not store.succeed(job.id, FACTS, clip_file(), 3.0)
     assert store.get(job.id, "ann").finished_at == 2.0
+
+
+def test_a_result_of_an_older_version_says_less(database: Database, store: Store) -> None:
+    job = add(store)
+    store.begin(job.id, 1.0)
+    store.succeed(job.id, FACTS, clip_file(), 2.0)
+    added = {"prompt": None, "quality": None, "retried_for": ()}
+    with database.write() as connection:
+        told = json.loads(connection.execute(select(jobs.c.result).where(jobs.c.id == job.id)).scalar_one())
+        older = json.dumps({name: value for name, value in told.items() if name not in added})
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(result=older))
+    assert store.get(job.id, "ann").result == replace(FACTS, **added)
 
 
 def test_a_request_of_another_version_is_passed_over(database: Database, store: Store) -> None:
