@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             request, clip, path = make_again(settings, options.again, options.media, options.output)
     except LTX2Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_harmless(str(error))}", file=sys.stderr)
         return 1
     print(report(request, clip, path))
     return 0
@@ -94,12 +94,17 @@ def make_again(
     here = noted.model_copy(update={"model": settings.model_name, "versions": dict(versions(*LIBRARIES))})
     early = list(noted.differences(here))
     for difference in early:
-        print(f"warning: {difference}", file=sys.stderr)
+        print(f"warning: {_harmless(difference)}", file=sys.stderr)
     request, made, path = make(settings, request, sources, output)
     if made.provenance is not None:
         found = tuple(each for each in noted.differences(made.provenance) if each not in early)
         made = replace(made, warnings=(*made.warnings, *found))
     return request, made, path
+
+
+def _harmless(text: str) -> str:
+    """What may have been in a stranger's file, so that it stays one line and tells the terminal nothing."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _named(text: str) -> tuple[str, bytes]:
@@ -137,7 +142,8 @@ def report(request: GenerationRequest, clip: Clip, path: Path) -> str:
     """What was made, read back from the file itself."""
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in clip.seconds.items())
     lines = [
-        *(f"note: {warning}" for warning in clip.warnings),
+        *(f"note: {_harmless(warning)}" for warning in clip.warnings),
+        *([f"prompt: {_harmless(clip.prompt)}"] if clip.prompt and request.enhance_prompt else []),
         *(_sound_lines if request.is_sound_only else _video_lines)(path, request, clip),
         phases,
         str(path.resolve()),

@@ -29,7 +29,10 @@ PHASES: tuple[Phase, ...] = ("queued", "loading", "encoding", "denoising", "deco
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a generation is: a phase and, while denoising, the step of ``steps`` that was finished."""
+    """Where a generation is: a phase and, while denoising, the step of ``steps`` that was finished.
+
+    A clip in pieces is also encoded and decoded between its steps; these are told then, too.
+    """
 
     phase: Phase
     step: int = 0
@@ -37,6 +40,11 @@ class Progress:
 
     def __str__(self) -> str:
         return f"{self.phase} {self.step}/{self.steps}" if self.steps else self.phase
+
+    @property
+    def stretch(self) -> Phase:
+        """The phase of the clip as a whole: from its first step to its last it is being denoised."""
+        return "denoising" if self.steps else self.phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ import time
 import unicodedata
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Final, Literal
@@ -50,7 +50,6 @@ from ltx2.media.footage import Footage, Range, Source
 from ltx2.media.images import decode_image
 from ltx2.media.marks import Marks
 from ltx2.media.signing import Signer, load_signer
-from ltx2.media.splice import splice_frames
 from ltx2.media.videofile import VideoLimits, read_frames, read_sound
 from ltx2.pieces import source_frames, source_start
 from ltx2.provenance import Provenance, versions
@@ -119,7 +118,8 @@ class FakeEngine:
             return without_flaws(request, lambda request: self._generate(request, media, clock, cancelled))
         except MemoryError:
             raise OutOfMemory(
-                f"the model ran out of memory at {request.width}x{request.height} with {request.num_frames} frames",
+                f"the model ran out of memory at {request.width}x{request.height} with "
+                f"{request.num_frames or 'so many'} frames",
                 hint="ask for fewer frames or a smaller picture",
             ) from None
 
@@ -201,19 +201,19 @@ class FakeEngine:
         return footage.sound(0.0, float(seconds))
 
     def _chunks(self, request: GenerationRequest, media: Mapping[str, bytes], card: Pixels) -> Iterator[Pixels]:
-        """All frames, a few megabytes at a time."""
-        made = _made(request, "picture")
-        drawn = self._drawn(request, media, card, [index for first, last in made for index in range(first, last)])
-        if request.video is None:
-            return drawn
-        read = partial(read_frames, media[request.video], field=request.video, limits=VideoLimits.of(self.settings))
-        borders = [0, *(frame for both in made for frame in both), request.length]
-        begin = source_start(request)
-        kept = [(first, last, first - begin) for first, last in zip(borders[::2], borders[1::2], strict=True)]
-        return splice_frames(request.length, [each for each in kept if each[0] < each[1]], read, drawn)
+        """All frames in order, a few megabytes at a time: those of the video between those that are made."""
+        at, begin = 0, source_start(request)
+        for first, last in (*_made(request, "picture"), (request.length, request.length)):
+            if at < first and request.video is not None:
+                limits = VideoLimits.of(self.settings)
+                yield from read_frames(
+                    media[request.video], at - begin, first - begin, field=request.video, limits=limits
+                )
+            yield from self._drawn(request, media, card, range(first, last))
+            at = last
 
     def _drawn(
-        self, request: GenerationRequest, media: Mapping[str, bytes], card: Pixels, frames: Sequence[int]
+        self, request: GenerationRequest, media: Mapping[str, bytes], card: Pixels, frames: range
     ) -> Iterator[Pixels]:
         """The frames with these indices."""
         images = {keyframe.index(request.length): keyframe.image for keyframe in request.shown_keyframes}

@@ -133,7 +133,11 @@ def asked_again(imprint: Imprint, given: Mapping[str, bytes]) -> tuple[Generatio
             raise InvalidRequest(f"the clip was made without it; it was made of {wanted}", field=name)
     missing = [name for name in sources if name not in given]
     if missing:
-        raise InvalidRequest(f"the clip was made of media that are not here: {', '.join(missing)}", field=missing[0])
+        raise InvalidRequest(
+            f"the clip was made of media that are not here: {', '.join(missing)}",
+            field=missing[0],
+            hint=f"--media {missing[0]}=FILE at the command line",
+        )
     for name, noted in sources.items():
         if _PREFIX + digest(given[name]) != noted:
             raise InvalidRequest("it is not what the clip was made of", field=name, hint=f"that has {noted!s}")

@@ -13,6 +13,7 @@ from ltx2.formats import OutputFormat, media_type
 from ltx2.provenance import Provenance
 from ltx2.quality import QualityReport
 from ltx2.request import (
+    LORA_NAME,
     MOST_FLAWS,
     MOST_LORAS,
     AudioTrack,
@@ -60,7 +61,7 @@ _MESSAGES = {
     "string_too_short": "must not be empty",
     "extra_forbidden": "unknown field",
     "model_type": "must be a JSON object",
-    "model_attributes_type": "must be a JSON object, sent as Content-Type: application/json",
+    "model_attributes_type": "must be a JSON object",
 }
 """Said instead of pydantic's own words, by its type of error."""
 
@@ -69,9 +70,13 @@ MOST_KEYFRAMES = 32
 MOST_VALUES = 1000
 """In one body, nested ones included; the largest sensible one has about 150."""
 
+SAID_BY_A_VIDEO = ("width", "height", "fps", "num_frames")
+"""Fields that a clip has from the video it is made of, and that are not sent beside one."""
 OF_THE_VIDEO = "it is that of the video; leave it out"
 """Said of what a clip has from the video it is made of."""
 
+_SINCE_CREATIVE = ("loop", "loras", "enhance_prompt", "retry_if")
+"""Fields that not every version knows, and that are off where they are false or empty."""
 _DEFAULT = GenerationRequest(prompt="-")
 
 
@@ -122,13 +127,13 @@ class GenerateBody(Strict):
     audio_dither_db: Decibels | None = Field(
         None, description="level of noise in what the model hears of the sound, such as -40; helps clean speech"
     )
-    video: Media | None = Field(None, description="video to change: URL, data URL, base64, file id or job id")
-    retake: Retake | None = Field(None, description="the part of the video to make anew")
-    extend: Extend | None = Field(None, description="how the video goes on")
-    loop: bool = Field(False, description="whether the last frame is the first one again")
-    loras: list[LoraChoice] = Field([], max_length=MOST_LORAS, description="LoRAs of the operator's, with their scales")
-    enhance_prompt: bool = Field(False, description="whether the model writes the prompt out first")
-    retry_if: list[Flaw] = Field([], max_length=MOST_FLAWS, description="what another seed is tried for, once")
+    video: Media | None = Field(None, description="video to retake or extend: URL, data URL, base64, file id or job id")
+    retake: Retake | None = Field(None, description="the part of the video that is regenerated; the rest is kept")
+    extend: Extend | None = Field(None, description="how the video is continued; what there is of it is kept")
+    loop: bool = Field(False, description="whether it loops: the last frame is the first one again")
+    loras: list[LoraChoice] = Field([], max_length=MOST_LORAS, description="LoRAs of the operator's to apply")
+    enhance_prompt: bool = Field(False, description="whether the model first writes the prompt out at length")
+    retry_if: list[Flaw] = Field([], max_length=MOST_FLAWS, description="flaws for which another seed is tried, once")
     pipeline: Pipeline = Field("auto", description="one_stage, or two_stage: half size first, then refined")
     content_check: ContentCheck = Field("none", description="whether the operator's checker looks at the clip first")
     output_format: OutputFormat = Field("mp4", description="kind of file; wav, flac and mp3 are the sound alone")
@@ -154,8 +159,8 @@ class Facts(Strict):
     has_image_start: bool
     has_image_end: bool
     mode: Mode = Field(description="what kind of generation the inputs made it")
-    num_frames: int
-    num_inference_steps: int
+    num_frames: NumFrames
+    num_inference_steps: Steps
     pipeline: Literal["one_stage", "two_stage"]
     audio_sample_rate: int | None = Field(description="samples a second; null without sound")
     model: str
@@ -206,7 +211,7 @@ def to_request(body: GenerateBody) -> tuple[GenerationRequest, Sources]:
         sources["audio"] = body.audio
     if body.video is not None:
         sources["video"] = body.video
-        for name in ("width", "height", "fps", "num_frames"):
+        for name in SAID_BY_A_VIDEO:
             if name in body.model_fields_set:
                 raise InvalidRequest(OF_THE_VIDEO, field=name)
     request = GenerationRequest(
@@ -250,14 +255,15 @@ def body_of(request: GenerationRequest, media: Mapping[str, str]) -> tuple[dict[
     Returns:
         The object, by which :func:`parse` makes the same request; and what the request calls each media field of it.
     """
-    # with the defaults: another version may have others
+    # with the defaults: another version may have others; but what nobody asks for, an older one may not know
     body = request.model_dump(mode="json", exclude={"keyframes", "audio", "guidance", "output"}, exclude_none=True)
     body.setdefault("num_frames", None)
+    body = {name: value for name, value in body.items() if value or name not in _SINCE_CREATIVE}
     names: dict[str, str] = {}
     if request.video is not None:
         names["video"] = request.video
         body["video"] = media[request.video]
-        for name in ("width", "height", "fps", "num_frames"):
+        for name in SAID_BY_A_VIDEO:
             del body[name]
     keyframes: list[dict[str, Any]] = []
     for keyframe in request.keyframes:
@@ -276,7 +282,8 @@ def body_of(request: GenerationRequest, media: Mapping[str, str]) -> tuple[dict[
     if request.audio is not None:
         names["audio"] = request.audio.source
         body |= {"audio": media[request.audio.source], "audio_strength": request.audio.strength}
-        body |= {"audio_start": request.audio.start, "audio_dither_db": request.audio.dither_db}
+        dither = request.audio.dither_db
+        body |= {"audio_start": request.audio.start} | ({} if dither is None else {"audio_dither_db": dither})
     guidance = request.guidance.model_dump(exclude_none=True)
     output = request.output.model_dump(exclude_none=True)
     return body | ({"guidance": guidance} if guidance else {}) | {"output_format": output.pop("format")} | output, names
@@ -331,4 +338,9 @@ def invalid(first: Mapping[str, Any]) -> InvalidRequest:
     path = ""
     for part in first["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return InvalidRequest(_MESSAGES.get(first["type"], first["msg"]), field=path or None)
+    message = _MESSAGES.get(first["type"], first["msg"])
+    if first["type"] == "model_attributes_type" and not path:
+        message += ", sent as Content-Type: application/json"
+    elif first.get("ctx", {}).get("pattern") == LORA_NAME:
+        message = "must be the name of a file of the operator's, not a path"
+    return InvalidRequest(message, field=path or None)

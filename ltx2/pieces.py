@@ -24,6 +24,8 @@ CONTEXT_SECONDS: Final = 4.0
 """How much of what there is a piece is shown: enough to go on with movements and voices, a fifth of the longest."""
 SLACK_FRAMES: Final = 4
 """A piece may be longer than asked by so many, as the trained length is: 20 seconds and a frame are one piece."""
+ROUNDED: Final = Fraction(1, 2000)
+"""Seconds. A time to the millisecond may be that of a frame: no other is taken in for what was rounded away."""
 NOTHING: Final = (0, 0)
 
 _MEL_SECONDS: Final = 0.01
@@ -94,16 +96,17 @@ def source_start(request: GenerationRequest) -> int:
     return request.length - source_frames(request) if is_before else 0
 
 
-def check_keyframes(request: GenerationRequest) -> None:
+def check_keyframes(request: GenerationRequest, piece_seconds: float = TRAINED_SECONDS) -> None:
     """Refuse images where nothing is made anew.
 
     Args:
         request: with a video, its length settled.
+        piece_seconds: as for :func:`pieces_of`.
 
     Raises:
         InvalidRequest: naming the image.
     """
-    made = [piece.pictures for piece in pieces_of(request)]
+    made = [piece.pictures for piece in pieces_of(request, piece_seconds)]
     for keyframe in request.keyframes:
         frame = keyframe.index(request.length)
         if not any(first <= frame < last for first, last in made):
@@ -134,8 +137,8 @@ def token_seconds(token: int) -> tuple[float, float]:
 
 def _retaken(retake: Retake, length: int, fps: Fraction, most: int, context: int) -> Piece:
     """The part of a video around a retake, or all of it."""
-    first = min(floor(retake.start * fps), length - 1)
-    last = min(max(ceil(retake.end * fps), first + 1), length)
+    first = min(floor(_frames_until(retake.start, fps) + ROUNDED * fps), length - 1)
+    last = min(max(ceil(_frames_until(retake.end, fps) - ROUNDED * fps), first + 1), length)
     start, end = 0, length
     if length > most:
         spare = max(most - (last - first), 2 * context)
@@ -145,6 +148,11 @@ def _retaken(retake: Retake, length: int, fps: Fraction, most: int, context: int
     pictures = NOTHING if retake.streams == "sound" else _widened(asked, start, end)
     sound = NOTHING if retake.streams == "picture" else asked
     return Piece(start, end - start, pictures, sound, known=(start, end))
+
+
+def _frames_until(seconds: float, fps: Fraction) -> Fraction:
+    """A time in frames, exactly: of the decimal number that was sent."""
+    return Fraction(str(seconds)) * fps
 
 
 def _after(have: int, length: int, most: int, context: int) -> Iterator[Piece]:

@@ -7,13 +7,13 @@ from typing import Literal
 
 from ltx2.errors import InvalidRequest
 from ltx2.geometry import TRAINED_SECONDS, Grid, make_grid, trained_frames
-from ltx2.pieces import Piece, pieces_of
+from ltx2.pieces import NOTHING, Piece, pieces_of
 from ltx2.recipes import NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, TWO_STAGE_PIXELS, Kind, Recipe, Scales
 from ltx2.request import GenerationRequest, Guidance
 
 Pass = Literal["cond", "uncond", "perturbed", "isolated"]
 
-STILL = Piece(0, 1, (0, 1), (0, 1))
+STILL = Piece(0, 1, (0, 1), NOTHING)
 """The picture that a loop begins and ends with, where no image was given."""
 
 
@@ -112,7 +112,7 @@ def make_plan(
     pieces = pieces_of(request, piece_seconds)
     warnings = [*_doubts_of_the_recipe(request, recipe, video, audio), *_doubts_of_the_request(request, stages, pieces)]
     if frozen and _scales(NEUTRAL, guidance, "audio") != NEUTRAL:
-        warnings.append("The sound is followed strictly, so its own guidance had no effect.")
+        warnings.append("The sound stays as it was given, so guidance of it has no effect: leave that out.")
     return Plan(
         width=request.width,
         height=request.height,
@@ -126,7 +126,7 @@ def make_plan(
         step_passes=len(passes_of(video, audio, recipe.stg_blocks)),
         negative_prompt=NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt,
         warnings=tuple(warnings),
-        refines=not (request.is_sound_only and keeps_sound(recipe.kind)),
+        refines=not ((request.is_sound_only or streams == "sound") and keeps_sound(recipe.kind)),
     )
 
 
@@ -164,35 +164,43 @@ def _doubts_of_the_recipe(request: GenerationRequest, recipe: Recipe, video: Sca
     if recipe.kind == "distilled":
         if request.num_inference_steps not in (None, recipe.steps):
             yield (
-                f"This is a distilled checkpoint, made for {recipe.steps} steps; "
-                f"{request.num_inference_steps} were run on an interpolated schedule."
+                f"This is a distilled checkpoint, made for {recipe.steps} steps: with {request.num_inference_steps} it "
+                "follows an interpolated schedule, and usually looks worse. Leave the steps to it."
             )
         if any(replace(scales, rescale=0) != NEUTRAL for scales in (video, audio)):
             yield (
-                "This is a distilled checkpoint, which needs no guidance: the guidance you asked for was run, "
-                "takes longer and usually looks worse."
+                "This is a distilled checkpoint, which needs no guidance: what you ask for takes longer and usually "
+                "looks worse. Leave it out."
             )
     if request.negative_prompt is not None and video.cfg == audio.cfg == 1:
-        yield "negative_prompt had no effect: there was no classifier-free guidance."
+        yield (
+            "negative_prompt has no effect, since there is no classifier-free guidance: leave it out, or ask for a "
+            "guidance above 1."
+        )
 
 
 def _doubts_of_the_request(request: GenerationRequest, stages: int, pieces: tuple[Piece, ...]) -> Iterator[str]:
     if request.pipeline == "auto" and stages == 1 and _is_large(request):
         yield (
-            f"{request.width}x{request.height} was made in one stage, since the loaded model has no second one: "
-            "two are faster and usually look better at this size."
+            f"{request.width}x{request.height} is made in one stage, since the model has no second one: two are faster "
+            "and usually look better at this size. Ask for a smaller picture, or have LTX2_UPSAMPLER set on the server "
+            "(and for a dev checkpoint LTX2_DISTILLED_LORA)."
         )
     longest = trained_frames(request.exact_fps)
     at_once = max(piece.num_frames for piece in pieces)
     if at_once > longest:
-        yield f"{at_once} frames are more than the {longest} LTX-2 was trained on at this frame rate."
+        shorter = "Retake less at once." if request.retake else "Have LTX2_PIECE_SECONDS lowered, or ask for fewer."
+        yield f"{at_once} frames at once are more than the {longest} LTX-2 was trained on at this frame rate. {shorter}"
     if len(pieces) > 1:
-        yield f"It was made in {len(pieces)} pieces, each going on where the one before ended."
+        yield (
+            f"It is made in {len(pieces)} pieces, each shown the end of what there is: pictures and voices may change "
+            "over them. A shorter clip is made at once."
+        )
     yield from _doubts_of_the_retake(request, pieces[0])
     if request.audio is not None and request.audio.strength == 0:
-        yield "The input sound was ignored, since its strength is 0."
-    if request.shown_keyframes != request.keyframes:
-        yield "An image was ignored, since its strength is 0."
+        yield "The input sound is ignored, since its strength is 0: leave it out, or follow it more strictly."
+    if any(keyframe.strength == 0 for keyframe in request.keyframes):
+        yield "An image is ignored, since its strength is 0: leave it out, or show it more strictly."
 
 
 def _doubts_of_the_retake(request: GenerationRequest, piece: Piece) -> Iterator[str]:
@@ -201,6 +209,6 @@ def _doubts_of_the_retake(request: GenerationRequest, piece: Piece) -> Iterator[
     begin, end = (float(frame / request.exact_fps) for frame in piece.pictures)
     if end - begin > request.retake.end - request.retake.start + float(1 / request.exact_fps):
         yield (
-            f"The picture was made anew from {begin:.2f} to {end:.2f} seconds: LTX-2 makes eight frames at once, "
-            "and a part of them cannot be kept."
+            f"The picture is made anew from {begin:.2f} to {end:.2f} seconds: LTX-2 makes eight frames at once, and a "
+            "part of them cannot be kept."
         )

@@ -1,7 +1,7 @@
 """What a request will come to, before it is paid for: the answer of ``POST /plan``."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from ltx2.engine import PHASES, EngineStatus, ModelFacts
 from ltx2.footprint import Footprint
 from ltx2.geometry import Grid, make_grid
 from ltx2.imprint import settled
-from ltx2.payload import GenerateBody
+from ltx2.payload import SAID_BY_A_VIDEO, GenerateBody
 from ltx2.plan import Plan
 from ltx2.request import GenerationRequest, Mode, Strict
 from ltx2.settings import Settings
@@ -82,6 +82,11 @@ class Quote(Strict):
     cost_usd: float | None = Field(description="by LTX2_PRICE_PER_SECOND; null without one, or without seconds")
     queue: QuoteQueue
     warnings: list[str] = Field(description="what you would want to know before, and what to do about it")
+
+    def told(self) -> dict[str, Any]:
+        """The answer. What a video says for itself is left out of the body, so that it may be sent."""
+        left_out = {"request": set(SAID_BY_A_VIDEO)} if self.request.video is not None else None
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 def make_quote(

@@ -108,25 +108,25 @@ class AudioTrack(Strict):
 
 
 class LoraChoice(Strict):
-    """A LoRA of the operator's, worn for this clip alone."""
+    """A LoRA of the operator's, applied to this clip alone."""
 
     name: LoraName = Field(description="of its file in the operator's folder, with or without .safetensors")
-    scale: LoraScale = Field(1.0, description="how strongly it works; 0 leaves it out")
+    scale: LoraScale = Field(1.0, description="its strength: 1 as it was trained, 0 leaves it out")
 
 
 class Retake(Strict):
-    """The part of a video that is made anew."""
+    """The part of a video that is regenerated."""
 
-    start: Seconds = Field(description="second at which it begins")
-    end: Seconds = Field(description="second at which it ends")
-    streams: Streams = Field("both", description="both, or only the picture or the sound")
+    start: Seconds = Field(description="second of the video at which it begins")
+    end: Seconds = Field(description="second of the video at which it ends")
+    streams: Streams = Field("both", description="what is regenerated: both, or only the picture or the sound")
 
 
 class Extend(Strict):
-    """How a video goes on."""
+    """How a video is continued."""
 
     seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(description="how much longer it becomes")
-    side: Side = Field("end", description="end goes on after it, start tells what came before it")
+    side: Side = Field("end", description="end continues it, start makes what came before it")
 
 
 class Output(Strict):
@@ -275,11 +275,13 @@ class GenerationRequest(Strict):
         if self.video is None and (self.retake or self.extend):
             raise InvalidRequest("there is no video to do this to", field=change, hint="send it as video")
         if self.video is not None and not (self.retake or self.extend):
-            raise InvalidRequest("what is to become of it?", field=self.video, hint="send retake or extend beside it")
+            raise InvalidRequest(
+                "it is not said what is to become of it", field=self.video, hint="send retake or extend beside it"
+            )
         if self.video is not None and self.loop:
-            raise InvalidRequest("a video that goes on cannot end where it began", field="loop")
-        if self.retake is not None and self.retake.end <= self.retake.start:
-            raise InvalidRequest("must be after its start", field="retake.end")
+            raise InvalidRequest("a video that is changed cannot end where it began", field="loop")
+        if self.retake is not None:
+            self._check_retake(self.retake)
         if self.video is not None and self.audio is not None:
             if self.audio.strength < 1:
                 raise InvalidRequest("with a video, a sound is followed strictly or not at all", field="audio_strength")
@@ -288,11 +290,21 @@ class GenerationRequest(Strict):
                     "the sound is made anew or sent, not both", field="retake.streams", hint='say "picture"'
                 )
 
+    def _check_retake(self, retake: Retake) -> None:
+        if retake.end <= retake.start:
+            raise InvalidRequest("must be after its start", field="retake.end")
+        if retake.streams == "sound" and not self.wants_sound:
+            raise InvalidRequest("only the sound is made anew, and no sound is wanted", field="retake.streams")
+        if retake.streams == "picture" and self.is_sound_only:
+            raise InvalidRequest(
+                "the sound alone of a video whose sound stays would be that sound again", field="retake.streams"
+            )
+
     def _check_loras(self, settings: Settings) -> None:
         for number, lora in enumerate(self.loras):
             if lora.name in {other.name for other in self.loras[:number]}:
                 raise InvalidRequest("it is named twice", field=f"loras[{number}].name")
-        if self.loras and settings.loras_dir is None and settings.engine == "local":
+        if self.loras and settings.loras_dir is None and settings.engine in ("local", "ray"):
             raise InvalidRequest(
                 "this server has no LoRAs", field="loras", hint="its operator can name their folder, LTX2_LORAS_DIR"
             )

@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     )
     max_pixels: PositiveInt = Field(1920 * 1088, description="width times height of the video")
     max_num_frames: Annotated[int, Field(gt=0, le=100_000)] = Field(1441, description="frames of the video")
-    piece_seconds: PositiveFloat = Field(
+    piece_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
         20, description="longer clips are made in pieces of so many seconds, each going on where the last one ended"
     )
     max_video_seconds: PositiveFloat = Field(600, description="length of an input video")

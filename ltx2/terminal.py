@@ -30,7 +30,7 @@ class TerminalProgress:
 
     def __call__(self, progress: Progress) -> None:
         part = progress.step / progress.steps if progress.steps else 0.0
-        self._bar.n = PHASES.index(progress.phase) + part
+        self._bar.n = PHASES.index(progress.stretch) + part
         self._bar.set_description_str(str(progress))  # this also draws the bar
 
     def __exit__(

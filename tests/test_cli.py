@@ -5,11 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from variables import set_environment
 
-from ltx2 import cli
+from ltx2 import cli, imprint
 from ltx2.media.probe import probe_video
+from ltx2.media.tags import append_to_wav, read_comment
 from processes import ROOT, environment
 
 Capture = pytest.CaptureFixture[str]
@@ -50,6 +53,20 @@ def test_a_name_that_says_another_format_is_refused_before_anything_is_made(tmp_
     assert (done.returncode, done.stdout) == (1, "")
     assert "film.mp4 is no name for a webm file" in done.stderr
     assert not (tmp_path / "film.mp4").exists()
+
+
+def test_what_was_left_to_the_model_is_told(
+    tmp_path: Path, main: Callable[..., int], capsys: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "input.json").write_text(json.dumps(SMALL | {"num_frames": None, "enhance_prompt": True}))
+    assert main("--input", tmp_path / "input.json", "--output", tmp_path / "film.mp4") == 0
+    written = imprint.read_imprint(read_comment(tmp_path / "film.mp4"), "film.mp4").request
+    assert written is not None
+    told = "".join(letter if letter.isprintable() else "\ufffd" for letter in written["prompt"])
+    assert f"prompt: {told}\n" in capsys.readouterr().out
+    assert "49 frames, seed 2" in caplog.text
+    assert "None" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -103,7 +120,7 @@ def test_a_clip_of_an_image_is_made_again_with_that_image(
     assert main("--input", tmp_path / "input.json", "--output", first) == 0
     capsys.readouterr()
     for media, reason in (
-        ((), "media that are not here: keyframes[0].image"),
+        ((), "media that are not here: keyframes[0].image (--media keyframes[0].image=FILE at"),
         (("--media", image), "should be NAME=FILE"),
         (("--media", f"audio={image}"), "made without it; it was made of keyframes[0].image"),
         (("--media", f"keyframes[0].image={first}"), "not what the clip was made of"),
@@ -133,3 +150,15 @@ def test_what_cannot_be_made_again_is_said(tmp_path: Path, main: Callable[..., i
     ):
         assert main(*arguments) == 1
         assert reason in capsys.readouterr().err
+
+
+def test_what_a_file_says_is_no_word_to_the_terminal(tmp_path: Path, main: Callable[..., int], capsys: Capture) -> None:
+    said, strange = "\x1b]0;ours\x07\x9b2J\u202e\nerror: none", tmp_path / "strange.wav"
+    provenance = {"model": said, "seed": 1, "versions": {said: said}, "loras": {said: said}}
+    for request in ({"prompt": "x", "image_start": said}, {"prompt": "x", said: 1}, {"prompt": "x", "fps": 1000}):
+        soundfile.write(strange, np.zeros(9), 48_000)
+        append_to_wav(strange, json.dumps({"ltx2": "1", "request": request, "provenance": provenance}))
+        assert main("--again", strange, "--media", f"image_start={strange}") == 1
+        told = capsys.readouterr().err.splitlines()
+        assert told[-1].startswith("error: ")
+        assert all(line.isprintable() and line != "error: none" for line in told)

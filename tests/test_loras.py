@@ -86,6 +86,11 @@ def test_names_are_looked_up_where_the_clip_is_made(folder: Path) -> None:
         check_loras(request, Settings(loras_dir=folder))
     check_loras(request, Settings(loras_dir=folder, engine="runpod"))
     check_loras(GenerationRequest(prompt="x"), Settings())
+    # the actors of a cluster have this server's settings, the workers of an endpoint their own
+    for engine in ("local", "ray"):
+        with pytest.raises(InvalidRequest, match="this server has no LoRAs"):
+            request.check_limits(Settings(engine=engine))
+    request.check_limits(Settings(engine="runpod"))
 
 
 def pictures(server: Server, **fields: Any) -> np.ndarray:
@@ -124,4 +129,6 @@ def test_a_server_puts_them_on_and_takes_them_off(server: Server, tiny: Callable
     assert (misfit["code"], misfit["field"]) == ("invalid_request", "loras[0].name")
     assert "belongs to another LTX-2" in misfit["message"]
     assert str(folder) not in str(misfit)
-    assert refusal(server, {"name": "../original"})["field"] == "loras[0].name"
+    outside = refusal(server, {"name": "../original"})
+    assert outside["field"] == "loras[0].name"
+    assert "not a path" in outside["message"]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ltx2.errors import InvalidRequest
-from ltx2.payload import MOST_KEYFRAMES, GenerateBody, GenerateResponse, body_of, file_field, parse
+from ltx2.payload import MOST_KEYFRAMES, GenerateBody, GenerateResponse, body_of, file_field, invalid, parse
 from ltx2.request import GenerationRequest, Guidance
 from ltx2.settings import Settings
 
@@ -43,7 +43,7 @@ BODIES = st.fixed_dictionaries(
     optional={
         "negative_prompt": TEXTS,
         "width": st.integers(32, 960).map(lambda half: 2 * half),
-        "num_frames": st.integers(40, 1441),
+        "num_frames": st.none() | st.integers(40, 1441),
         "fps": st.floats(1, 60),
         "seed": st.integers(0, 2**63 - 1),
         "num_inference_steps": st.integers(1, 100),
@@ -60,6 +60,11 @@ BODIES = st.fixed_dictionaries(
         "audio": TEXTS,
         "audio_strength": st.floats(0, 1),
         "audio_start": st.floats(0, 100),
+        "audio_dither_db": st.floats(-120, 0),
+        "loop": st.booleans(),
+        "loras": st.just([{"name": "one", "scale": -0.5}, {"name": "two"}]),
+        "enhance_prompt": st.booleans(),
+        "retry_if": st.lists(st.sampled_from(["silent", "frozen"]), max_size=2),
         "pipeline": st.sampled_from(["auto", "one_stage", "two_stage"]),
         "content_check": st.sampled_from(["none", "fast", "full"]),
         "output_format": st.sampled_from(["mp4", "gif", "wav"]),
@@ -107,6 +112,14 @@ def test_so_does_that_of_one_with_a_video_but_for_what_the_video_settles(
     assert {names[name]: source for name, source in made_sources.items()} == sources
     media = {"keyframes", "audio"}
     assert made.model_dump(exclude=media) == request.model_dump(exclude=media)
+
+
+def test_what_nobody_asks_for_is_not_sent_to_those_who_may_not_know_it() -> None:
+    request, sources = parse({"prompt": "x", "audio": "A"})
+    body, _ = body_of(request, {name: str(source) for name, source in sources.items()})
+    assert not body.keys() & {"loop", "loras", "enhance_prompt", "retry_if", "audio_dither_db"}
+    # what versions may differ in is said
+    assert (body["num_frames"], body["include_audio"], body["output_format"]) == (49, True, "mp4")
 
 
 def test_image_end_strength_speaks_for_the_end_image_alone() -> None:
@@ -161,6 +174,25 @@ def test_errors_name_the_field_and_repeat_nothing(data: object, field: str | Non
         parse(data)
     assert caught.value.field == field
     assert "text" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"prompt": " "}, "prompt", "must not be empty or contain NUL"),
+        ({"loras": [{"name": "../film"}]}, "loras[0].name", "must be the name of a file of the operator's, not a path"),
+        ({"loras": ["film"]}, "loras[0]", "must be a JSON object"),
+        ({"retake": [0, 1]}, "retake", "must be a JSON object"),
+    ],
+)
+def test_errors_say_what_is_wrong_with_this_very_field(fields: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse({"prompt": "x"} | fields)
+    assert (caught.value.field, caught.value.message) == (field, message)
+    # the framework's name for the same; only the whole body is sent as anything
+    for place, more in ((), ", sent as Content-Type: application/json"), (("retake",), ""):
+        said = invalid({"type": "model_attributes_type", "loc": place, "msg": "text"}).message
+        assert said == "must be a JSON object" + more
 
 
 @pytest.mark.parametrize("crf", [None, 20])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ltx2.errors import InvalidRequest
-from ltx2.geometry import make_grid
+from ltx2.geometry import exact_fps, make_grid
 from ltx2.pieces import NOTHING, Piece, check_keyframes, pieces_of, sound_tokens, source_frames, source_start
 from ltx2.request import Extend, GenerationRequest, Keyframe, Retake
 
@@ -83,6 +83,16 @@ def test_a_retake_is_widened_to_what_is_made_at_once() -> None:
     assert (piece.pictures, piece.is_kept(7)) == ((25, 49), True)
 
 
+@pytest.mark.parametrize("fps", [12.5, 23.976, 24, 25, 29.97, 30, 60])
+def test_a_retake_from_frame_to_frame_takes_in_no_other(fps: float) -> None:
+    for first in range(1, 400, 8):
+        # such times are no binary fractions, and people write them to the millisecond
+        start, end = (round(float(frame / exact_fps(fps)), 3) for frame in (first, first + 8))
+        request = retaken(409, start, end).model_copy(update={"fps": fps})
+        (piece,) = pieces_of(request, piece_seconds=100)
+        assert piece.pictures == piece.sound == (first, first + 8)
+
+
 @pytest.mark.parametrize(
     ("streams", "pictures", "sound"), [("picture", (25, 49), NOTHING), ("sound", NOTHING, (30, 45))]
 )
@@ -110,6 +120,18 @@ def test_images_belong_on_frames_that_are_made() -> None:
         "images may be given for the frames that are made anew, 49 to 73",
     )
     check_keyframes(extended(49, 1).model_copy(update={"keyframes": (Keyframe(image="a", frame="last"),)}))
+
+
+def test_how_far_a_retake_is_widened_depends_on_where_its_piece_begins() -> None:
+    request = retaken(400, 8.0, 8.04)
+    ranges = {pieces_of(request, seconds)[0].pictures for seconds in (5.0, 10.0)}
+    assert len(ranges) == 2
+    for seconds in (5.0, 10.0):
+        first, last = pieces_of(request, seconds)[0].pictures
+        for frame in (first, last - 1):
+            check_keyframes(request.model_copy(update={"keyframes": (Keyframe(image="a", frame=frame),)}), seconds)
+        with pytest.raises(InvalidRequest):
+            check_keyframes(request.model_copy(update={"keyframes": (Keyframe(image="a", frame=last),)}), seconds)
 
 
 def test_audio_latents_stand_for_four_mel_frames_each_and_the_first_for_one() -> None:

@@ -6,7 +6,7 @@ from diffusers.pipelines.ltx2 import utils as stock
 from ltx2.errors import InvalidRequest
 from ltx2.plan import make_plan
 from ltx2.recipes import DISTILLED_SIGMAS, NEGATIVE_PROMPT, NEUTRAL, REFINE_SIGMAS, Kind, Scales, recipe_for
-from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe
+from ltx2.request import AudioTrack, GenerationRequest, Guidance, Keyframe, Retake
 
 DEV, DISTILLED = recipe_for("2.0", "dev"), recipe_for("2.0", "distilled")
 
@@ -68,11 +68,11 @@ def test_a_frozen_sound_is_not_guided_and_a_noised_one_is() -> None:
     [
         ({"num_inference_steps": 40}, "made for 8 steps"),
         ({"guidance": Guidance(video_cfg=3)}, "needs no guidance"),
-        ({"negative_prompt": "fog"}, "negative_prompt had no effect"),
-        ({"audio": AudioTrack(source="a"), "guidance": Guidance(audio_cfg=5)}, "its own guidance had no effect"),
-        ({"keyframes": (Keyframe(image="k", frame=3, strength=0.0),)}, "An image was ignored"),
+        ({"negative_prompt": "fog"}, "negative_prompt has no effect"),
+        ({"audio": AudioTrack(source="a"), "guidance": Guidance(audio_cfg=5)}, "guidance of it has no effect"),
+        ({"keyframes": (Keyframe(image="k", frame=3, strength=0.0),)}, "An image is ignored"),
         ({"num_frames": 505}, "made in 2 pieces"),
-        ({"audio": AudioTrack(source="a", strength=0)}, "sound was ignored"),
+        ({"audio": AudioTrack(source="a", strength=0)}, "sound is ignored"),
     ],
 )
 def test_a_doubt_is_said(fields: dict[str, Any], said: str) -> None:
@@ -83,7 +83,7 @@ def test_a_doubt_is_said(fields: dict[str, Any], said: str) -> None:
 def test_a_negative_prompt_needs_guidance_on_a_dev_checkpoint_too() -> None:
     unguided = make(guidance=Guidance(video_cfg=1, audio_cfg=1), negative_prompt="fog")
     (warning,) = make_plan(unguided, DEV).warnings
-    assert "negative_prompt had no effect" in warning
+    assert "negative_prompt has no effect" in warning
 
 
 def test_no_doubt_where_there_is_none() -> None:
@@ -91,6 +91,18 @@ def test_no_doubt_where_there_is_none() -> None:
     assert make_plan(quick, DISTILLED).warnings == ()
     guided = make(num_inference_steps=20, guidance=Guidance(video_cfg=3), negative_prompt="fog")
     assert make_plan(guided, DEV).warnings == ()
+    # its first image closes it as well
+    loop = make(loop=True, keyframes=(Keyframe(image="k", frame="first"),))
+    assert make_plan(loop, DISTILLED).warnings == ()
+
+
+def test_what_is_longer_than_the_model_knows_says_what_to_do() -> None:
+    (warning,) = make_plan(make(num_frames=505), DISTILLED, piece_seconds=30).warnings
+    assert "more than the 504" in warning
+    assert "LTX2_PIECE_SECONDS" in warning
+    video = {"video": "v", "num_frames": 1001, "retake": Retake(start=2, end=32, streams="sound")}
+    (warning,) = make_plan(make(**video), DISTILLED).warnings
+    assert "Retake less at once" in warning
 
 
 @pytest.mark.parametrize(
@@ -129,5 +141,5 @@ def test_two_stages_that_cannot_be_are_refused() -> None:
 def test_a_distilled_checkpoint_runs_the_steps_asked_for_and_says_when_it_was_made_for_others(steps: int) -> None:
     plan = make_plan(make(num_inference_steps=steps), DISTILLED)
     assert plan.steps == steps
-    assert [warning for warning in plan.warnings if f"{steps} were run" in warning] == list(plan.warnings)
+    assert [warning for warning in plan.warnings if f"with {steps} it" in warning] == list(plan.warnings)
     assert len(plan.warnings) == (0 if steps == 8 else 1)

@@ -6,12 +6,14 @@ from pydantic import ValidationError
 
 from ltx2.errors import InvalidRequest
 from ltx2.geometry import make_grid
-from ltx2.request import AudioTrack, GenerationRequest, Keyframe
+from ltx2.request import AudioTrack, GenerationRequest, Keyframe, Retake
 from ltx2.settings import Settings
 
 FIRST = Keyframe(image="a", frame="first")
 LAST = Keyframe(image="b", frame="last")
 SOUND = AudioTrack(source="c")
+SOUND_ANEW = Retake(start=0, end=1, streams="sound")
+PICTURE_ANEW = Retake(start=0, end=1, streams="picture")
 
 
 def make(**fields: Any) -> GenerationRequest:
@@ -73,9 +75,14 @@ def test_nothing_is_converted(fields: dict[str, Any]) -> None:
         ({"keyframes": (Keyframe(image="k", frame=49),)}, "k"),
         ({"keyframes": (FIRST, Keyframe(image="k", frame=0))}, "k"),
         ({"keyframes": (FIRST, LAST), "num_frames": 1}, "b"),
+        ({"video": "v", "retake": SOUND_ANEW, "include_audio": False}, "retake.streams"),
+        ({"video": "v", "retake": SOUND_ANEW, "output": {"format": "gif"}}, "retake.streams"),
+        ({"video": "v", "retake": PICTURE_ANEW, "output": {"format": "wav"}}, "retake.streams"),
         ({"output": {"crf": 20, "quality": 80}}, "quality"),
         ({"output": {"format": "flac"}, "include_audio": False}, "output_format"),
         ({"output": {"format": "mp3"}, "audio": {"source": "audio"}}, "audio"),
+        ({"video": "v"}, "v"),
+        ({"video": "v", "retake": PICTURE_ANEW, "loop": True}, "loop"),
     ],
 )
 def test_limits_name_the_field(fields: dict[str, Any], named: str) -> None:

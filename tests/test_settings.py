@@ -20,6 +20,7 @@ def test_every_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatc
     ("name", "value"),
     [
         ("LTX2_QUEUE_LIMIT", "0"),
+        ("LTX2_PIECE_SECONDS", "1e308"),
         ("LTX2_DEVICE", "gpu"),
         ("LTX2_PRECISION", "fp64"),
         ("LTX2_VIDEO_CRF", "52"),

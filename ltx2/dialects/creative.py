@@ -12,24 +12,24 @@ from ltx2.request import MOST_FLAWS, MOST_LORAS, Extend, Flaw, GenerationRequest
 # the bodies around them ignore what they do not know, however much of it there is
 _FEW: Final = BeforeValidator(few_values)
 
-Loop = Annotated[bool, Field(description="ours: whether the last frame is the first one again")]
+Loop = Annotated[bool, Field(description="ours: whether it loops: the last frame is the first one again")]
 Loras = Annotated[
     list[LoraChoice],
     _FEW,
-    Field(max_length=MOST_LORAS, description="ours: LoRAs of the operator's: name, and scale from -10 to 10"),
+    Field(max_length=MOST_LORAS, description="ours: LoRAs of the operator's to apply: name, and scale from -10 to 10"),
 ]
-EnhancePrompt = Annotated[bool, Field(description="ours: whether the model writes the prompt out first")]
+EnhancePrompt = Annotated[bool, Field(description="ours: whether the model first writes the prompt out at length")]
 RetryIf = Annotated[
     list[Flaw],
     _FEW,
-    Field(max_length=MOST_FLAWS, description="ours: silent, frozen: what another seed is tried for, once"),
+    Field(max_length=MOST_FLAWS, description="ours: flaws for which another seed is tried, once: silent, frozen"),
 ]
 Part = Annotated[
     Retake | None,
     _FEW,
-    Field(description="ours: what is made anew of the video: start and end in seconds, streams both, picture or sound"),
+    Field(description="ours: what is regenerated of the video: start, end in seconds; streams: both, picture, sound"),
 ]
-More = Annotated[Extend | None, _FEW, Field(description="ours: how the video goes on: seconds, and side end or start")]
+More = Annotated[Extend | None, _FEW, Field(description="ours: how the video is continued: seconds; side: end, start")]
 
 _NAMES: Final = frozenset({"retake", "extend", "loop", "loras", "enhance_prompt", "retry_if"})
 

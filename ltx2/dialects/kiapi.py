@@ -39,6 +39,7 @@ MODEL = "distilled"
 LONGEST_LIST = 1000
 _BELOW = ("/v1/video/ltx2/", "/v1/jobs/", "/v1/files/")
 _HEADERS = ("Idempotency-Key", "X-Priority")
+_PART = re.compile(r"[^.\[\]]+")
 _QUALITY = re.compile(r";\s*q=([01](?:\.\d{0,3})?)\s*(?:;|$)")
 
 
@@ -262,7 +263,7 @@ def render_error(error: LTX2Error, request: Request, status: int | None = None) 
     return json_response({"detail": detail}, status, error_headers(error))
 
 
-def _place(field: str | None, request: Request) -> list[str]:
+def _place(field: str | None, request: Request) -> list[str | int]:
     """Where in a request a field is, in parts as the framework says it."""
     name = field or ""
     if name in request.path_params:
@@ -270,5 +271,6 @@ def _place(field: str | None, request: Request) -> list[str]:
     if name in _HEADERS:
         return ["header", name]
     # between an image and its url the framework names the kind of reference: url again
-    parts = dict.fromkeys(name.split(".")) if name else ()
-    return ["query" if request.method == "GET" else "body", *parts]
+    parts = dict.fromkeys(_PART.findall(name))
+    places = [int(part) if part.isdecimal() else part for part in parts]
+    return ["query" if request.method == "GET" else "body", *places]

@@ -26,6 +26,8 @@ from ltx2.quote import Quote
 from ltx2.studio.studio import Studio
 
 NAME = "native"
+_CLIP = "job_" + 32 * "0"
+"""Of the examples: what X-Job-Id said of a clip."""
 
 
 class Index(BaseModel):
@@ -57,6 +59,9 @@ def router(studio: Studio) -> APIRouter:
     examples = posted(
         waves={"prompt": PROMPT, "width": 512, "height": 288, "num_frames": 49, "seed": 7},
         silent={"prompt": "A paper boat drifts down a gutter", "num_frames": 25, "include_audio": False},
+        as_the_prompt_wants={"prompt": PROMPT, "enhance_prompt": True, "num_frames": None, "retry_if": ["silent"]},
+        retake={"prompt": PROMPT, "video": _CLIP, "retake": {"start": 1.0, "end": 2.0, "streams": "both"}},
+        extend={"prompt": PROMPT, "video": _CLIP, "extend": {"seconds": 2.0, "side": "end"}},
     )
 
     @routes.post(
@@ -84,7 +89,7 @@ def router(studio: Studio) -> APIRouter:
     )
     async def plan(body: GenerateBody, request: Request) -> Response:
         quote = await unless_gone(request, studio.plan(body, owner_of(request)))
-        return gone() if quote is None else json_response(quote.model_dump(mode="json"))
+        return gone() if quote is None else json_response(quote.told())
 
     @routes.head("/", include_in_schema=False)
     @routes.get("/", summary="What this server is and how to call it")

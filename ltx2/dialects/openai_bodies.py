@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 from ltx2.dialects.openai_media import IMAGE, IN_FORMS, Reference, VideoReference, name_of
-from ltx2.payload import GenerateBody
+from ltx2.payload import SAID_BY_A_VIDEO, GenerateBody
 from ltx2.request import Prompt, Side, Strict
 from ltx2.settings import Settings
 from ltx2.studio.job import Job, State
@@ -22,8 +22,6 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 REPLACED: Final[Mapping[str, str]] = {"width": "size", "height": "size", "image_start": IMAGE}
 """Fields of ours that have another name here."""
-SAID_BY_A_VIDEO: Final = ("width", "height", "fps", "num_frames")
-"""Fields of ours that have nothing to say beside a video."""
 NOT_EXTENDED: Final = ("image_start", "retake", "extend", "loop")
 """Fields of ours that are not those of a video that goes on, or have another name there."""
 _STATUS: Final[Mapping[State, Literal["queued", "in_progress", "completed", "failed"]]] = {

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ValidationError
 
 from ltx2.dialects.creative import refuse
 from ltx2.dialects.forms import typed
-from ltx2.dialects.openai_bodies import AUTO, NOT_EXTENDED, REPLACED, SAID_BY_A_VIDEO, CreateVideo, ExtendVideo
+from ltx2.dialects.openai_bodies import AUTO, NOT_EXTENDED, REPLACED, CreateVideo, ExtendVideo
 from ltx2.dialects.openai_media import IMAGE, VIDEO
 from ltx2.errors import InvalidRequest
 from ltx2.geometry import exact_fps
-from ltx2.payload import GenerateBody, Sources, invalid
+from ltx2.payload import SAID_BY_A_VIDEO, GenerateBody, Sources, invalid
 from ltx2.payload import to_request as native_request
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings

@@ -183,7 +183,7 @@ class Inputs(Camel):
 class LightricksSettings(Camel):
     generate_audio: bool = Field(False, description="make a sound for the clip; a video keeps its own when absent")
     start_time: Annotated[float, Field(ge=0, le=LONGEST)] | None = Field(
-        None, description="second at which the part of the video begins that is made anew"
+        None, description="second at which the part of the video begins that is regenerated"
     )
     duration: Seconds | None = Field(None, description="how many seconds of it")
     mode: Literal["replace_audio_and_video", "replace_video", "replace_audio"] = "replace_audio_and_video"
@@ -199,7 +199,7 @@ class Lora(Camel):
 
 
 class TaskSettings(Camel):
-    enhance_prompt: bool = Field(False, description="ours: whether the model writes the prompt out first")
+    enhance_prompt: bool = Field(False, description="ours: whether the model first writes the prompt out at length")
 
 
 class Safety(Camel):

@@ -89,7 +89,7 @@ class Arrival:
             width=request.width,
             height=request.height,
             num_frames=facts.num_frames,
-            prompt=facts.prompt,
+            prompt=None if facts.prompt == request.prompt else facts.prompt,
             provenance=facts.provenance,
             quality=facts.quality,
             retried_for=tuple(facts.retried_for),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from math import ceil
 from typing import Final
 
 import av
@@ -16,6 +17,8 @@ from ltx2.media.sniff import describe, kind, skip_id3
 
 _USUAL_RATE: Final = 48_000
 _MIN_VALUES: Final = 2**24
+_FILTER: Final = 32
+"""Samples of the lower rate that FFmpeg's resampler needs at least: for fewer it gives nothing at all."""
 LAYOUTS: Final = {1: "mono", 2: "stereo"}
 """FFmpeg's name for a number of channels."""
 
@@ -69,6 +72,11 @@ def decode_audio(data: bytes, *, field: str, max_seconds: float) -> Waveform:
         raise UnsupportedMedia(f"{found} that is damaged or incomplete", field=field) from None
 
 
+def is_too_long(length: int, channels: int, rate: int, max_seconds: float) -> bool:
+    """Whether so many samples are more than so many seconds, or than the memory that these may have."""
+    return length > max_seconds * rate or length * channels > max(max_seconds * _USUAL_RATE * 2, _MIN_VALUES)
+
+
 def fit(waveform: Waveform, start_seconds: float, seconds: float | Fraction) -> Waveform:
     """The part from ``start_seconds`` on, cut or filled with silence to ``seconds``.
 
@@ -84,9 +92,13 @@ def fit(waveform: Waveform, start_seconds: float, seconds: float | Fraction) -> 
 
 def change_rate(waveform: Waveform, rate: int) -> Waveform:
     """The same sound at another rate, in time with the original and clipped to ±1, by FFmpeg's resampler."""
-    resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[waveform.samples.shape[0]], rate=rate)
-    frames = [*resampler.resample(audio_frame(waveform.samples, waveform.sample_rate)), *resampler.resample(None)]
-    return Waveform(np.concatenate([frame.to_ndarray() for frame in frames], axis=1).clip(-1, 1), rate)
+    samples, old_rate = waveform.samples, waveform.sample_rate
+    short_of = max(0, ceil(_FILTER * max(1.0, old_rate / rate)) - samples.shape[1])
+    given = audio_frame(np.pad(samples, ((0, 0), (0, short_of))), old_rate)
+    resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[samples.shape[0]], rate=rate)
+    frames = [*resampler.resample(given), *resampler.resample(None)]
+    changed = np.concatenate([frame.to_ndarray() for frame in frames], axis=1).clip(-1, 1)
+    return Waveform(changed[:, : ceil(samples.shape[1] * rate / old_rate)] if short_of else changed, rate)
 
 
 def audio_frame(samples: Samples, rate: int) -> av.AudioFrame:
@@ -106,7 +118,7 @@ def _decode(read: Callable[[], Iterator[Block]], found: str, max_seconds: float)
         if length and (block.rate, min(2, len(block.samples))) != (rate, channels):
             raise ValueError("the format changes midway")
         rate, channels, length = block.rate, min(2, len(block.samples)), length + size
-        if length > max_seconds * rate or length * channels > max(max_seconds * _USUAL_RATE * 2, _MIN_VALUES):
+        if is_too_long(length, channels, rate, max_seconds):
             raise AudioTooLong(
                 f"{found} of more than {length / rate:.5g} seconds at {rate} Hz, longer than allowed here",
                 hint=f"send at most {max_seconds:g} seconds, less above 48 kHz; the server's limit is "

@@ -23,6 +23,8 @@ HOLE_SECONDS: Final = 0.06
 video that goes on is no silence of anybody's, and is not kept."""
 SILENCE: Final = 1e-3
 """Full scale is 1: -60 dB."""
+REMNANT: Final = 0.03
+"""Of what is loudest around it: so much a codec may leave in a gap after a sound that ends at once, about -30 dB."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Footage:
         Args:
             new: a sound.
             at: the second of the clip at which it begins; may be below 0.
-            span: from when to when it is wanted, in seconds of the clip. Around that it is only faded with.
+            span: from when to when it is wanted, in seconds of the clip. Around that it is only faded with. Where what
+                there is has ended a little before, it is wanted from there on.
         """
         new = self._usual(new)
-        first, last = (min(max(0, round(second * self.rate)), self._samples.shape[1]) for second in span)
+        wanted = span if self.heard is None else (min(span[0], self.heard[1]), span[1])
+        first, last = (min(max(0, round(second * self.rate)), self._samples.shape[1]) for second in wanted)
         begin = round(at * self.rate)
         laid = np.zeros_like(self._samples)
         source, target = max(0, -begin), max(0, begin)
@@ -88,11 +92,10 @@ class Footage:
         fade = round(FADE_SECONDS * self.rate)
         weight = np.zeros(laid.shape[1], np.float32)
         weight[first:last] = 1
-        if self.heard is not None:
-            rising = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
-            for edge, shape in ((slice(max(0, first - fade), first), rising), (slice(last, last + fade), rising[::-1])):
-                part = weight[edge]
-                part[:] = shape[len(shape) - len(part) :] if edge.stop == first else shape[: len(part)]
+        rising = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
+        before, after = weight[max(0, first - fade) : first], weight[last : last + fade]
+        before[:] = rising[fade - len(before) :]
+        after[:] = rising[::-1][: len(after)]
         self._samples += weight * (laid - self._samples)
         until = min(span[1], (begin + new.samples.shape[1]) / self.rate)
         begun = max(0.0, span[0])
@@ -146,6 +149,8 @@ class Footage:
 
 def _end(sound: Waveform) -> float:
     """When a sound ends, in seconds: a short gap at its end is not part of it."""
-    loud = np.flatnonzero(np.abs(sound.samples).max(axis=0) > SILENCE)
+    levels = np.abs(sound.samples).max(axis=0)
+    around = levels[-round(4 * HOLE_SECONDS * sound.sample_rate) :].max(initial=0)
+    loud = np.flatnonzero(levels > max(SILENCE, REMNANT * around))
     end = 0.0 if not len(loud) else float(loud[-1] + 1) / sound.sample_rate
     return end if sound.seconds - end <= HOLE_SECONDS else sound.seconds

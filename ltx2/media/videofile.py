@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ltx2.errors import Internal, LTX2Error, MediaTooLarge, UnsupportedMedia
 from ltx2.geometry import exact_fps, round_up
-from ltx2.media.audio import Waveform, decode_audio
+from ltx2.media.audio import Waveform, decode_audio, is_too_long
 from ltx2.media.audiofile import MAX_INDEX_ENTRIES, index_entries
 from ltx2.media.rgb import check_picture, is_transposed, upright
 from ltx2.media.sniff import describe, kind
@@ -130,9 +130,10 @@ def read_sound(data: bytes, *, field: str, limits: VideoLimits, max_seconds: flo
             lag = begins - float(_time(next(_pictures(container, stream, limits))))
         if abs(lag) <= _IN_SYNC:
             return sound
-        if lag >= max_seconds:
-            raise UnsupportedMedia(f"the sound begins {lag:.5g} seconds after the pictures")
         shift = round(lag * sound.sample_rate)
+        # a few bytes are enough to say that it begins late, and all that silence is to be held
+        if is_too_long(shift, len(sound.samples), sound.sample_rate, max_seconds):
+            raise UnsupportedMedia(f"the sound begins {lag:.5g} seconds after the pictures")
         silence = np.zeros((len(sound.samples), max(0, shift)), np.float32)
         return Waveform(np.concatenate([silence, sound.samples[:, max(0, -shift) :]], axis=1), sound.sample_rate)
 

@@ -71,6 +71,23 @@ def encode_image(components: Components, image: NDArray[np.uint8], grid: Grid) -
     return normalised
 
 
+def preprocess_frames(frames: NDArray[np.uint8], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Frames as the VAE takes them, ``[3, n, height, width]``, -1 … 1.
+
+    In float32 frame by frame, on the device: bfloat16 has no more steps than bytes have in the brighter half, and
+    would be rounded twice.
+
+    Args:
+        frames: ``[n, height, width, 3]`` RGB.
+        device, dtype: of the result.
+    """
+    count, height, width, _ = frames.shape
+    pixels = torch.empty(3, count, height, width, dtype=dtype, device=device)
+    for wanted, frame in zip(pixels.unbind(1), frames, strict=True):
+        wanted.copy_(torch.from_numpy(frame).to(device).float().div_(127.5).sub_(1).permute(2, 0, 1))
+    return pixels
+
+
 def encode_video(components: Components, frames: NDArray[np.uint8], grid: Grid, scale: int = 1) -> Tensor:
     """The latents of frames of a clip, by themselves: the first of them alone, then eight and eight.
 
@@ -87,8 +104,7 @@ def encode_video(components: Components, frames: NDArray[np.uint8], grid: Grid, 
         ``[1, 128, F, h, w]`` float32, normalised.
     """
     vae = components.vae
-    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)
-    pixels = pixels.to(components.device, dtype_of(vae)).div_(127.5).sub_(1)
+    pixels = preprocess_frames(frames, components.device, dtype_of(vae))
     wide, high = scale * grid.grid_width - pixels.shape[3], scale * grid.grid_height - pixels.shape[2]
     late = round_up(len(frames) - 1, TEMPORAL_RATIO) + 1 - len(frames)
     edges = [wide // 2, wide - wide // 2, high // 2, high - high // 2, 0, late]

@@ -83,6 +83,10 @@ def encode_track(components: Components, request: GenerationRequest, shot: Shot,
     if shot.footage is None or shot.footage.heard is None or shot.piece.known == NOTHING:
         return []
     fps, start = grid.fps, float(shot.piece.start / grid.fps)
+    if shot.piece.sound == NOTHING:
+        # it stays as a whole, and so does the silence after it: all of it is frozen, like a sound to follow
+        whole = shot.footage.sound(start, start + grid.grid_seconds)
+        return [SoundConditioning(encode_sound(components, whole, grid), strength=1.0)]
     first, last = (float(frame / fps) for frame in shot.piece.known)
     first, last = max(first, shot.footage.heard[0]), min(last, shot.footage.heard[1])
     kept = kept_tokens(shot.piece, grid, first - start, last - start)
@@ -102,7 +106,7 @@ def kept_tokens(piece: Piece, grid: Grid, first: float, last: float) -> tuple[bo
     """Which audio latents of a piece stay as they are known, from ``first`` to ``last`` seconds into it."""
     count, start = grid.audio_latent_frames, float(piece.start / grid.fps)
     begin, end = (float(frame / grid.fps) - start for frame in piece.sound)
-    made = set(sound_tokens((begin, end), count)) if piece.sound != NOTHING else set()
+    made = set(sound_tokens((begin, end), count))
     token = kept_from(first)
 
     def is_kept(at: int) -> bool:

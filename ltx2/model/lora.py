@@ -195,7 +195,10 @@ def _declared_alpha(file: WeightsFile, owner: str) -> float | None:
     odd = [name for name in ("use_dora", "use_rslora", "alpha_pattern") if settings.get(f"{owner}.{name}")]
     refuse(file.name, "was made in a way this server does not understand", odd)
     alpha = settings.get(f"{owner}.lora_alpha")
-    return float(alpha) if isinstance(alpha, int | float) else None
+    try:
+        return float(alpha) if isinstance(alpha, int | float) else None
+    except OverflowError:
+        return math.inf
 
 
 @contextmanager

@@ -87,4 +87,8 @@ class LoraLibrary:
         if (belongs := generation_of_file(open_weights(path)) or ours) != ours:
             raise NotReady(f"{path.name} belongs to another LTX-2: it is for LTX-{belongs}, and this is LTX-{ours}")
         lora = load_lora(path, components.transformer, components.connectors)
-        return lora.kept(dtype_of(components.transformer), pinned=components.device.type == "cuda")
+        lora = lora.kept(dtype_of(components.transformer), pinned=components.device.type == "cuda")
+        # one of them is enough to make a clip of nothing
+        if not all(bool(tensor.isfinite().all()) for tensor in lora.tensors):
+            raise NotReady(f"{path.name} is damaged: it has numbers that are not finite")
+        return lora

@@ -40,7 +40,7 @@ def provenance_of(components: Components, request: GenerationRequest, settings: 
     """What makes a clip here, but for its inputs."""
     recipe, residency = components.recipe, components.residency
     shows = {
-        "piece_seconds": f"{settings.piece_seconds:g}",
+        "piece_seconds": f"{settings.piece_seconds:.15g}",
         "video_decoder": "conv" if components.diffusion_decoder is None else "diffusion",
         "video_preset": settings.video_preset,
     }

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,16 +86,20 @@ def generate(
     footage = open_footage(components, request, plan, inputs)
 
     def take(piece: Piece, number: int) -> tuple[Tensor | None, Waveform | None]:
-        """The pictures and the sound of one piece; of the last one the pictures only if they are to be seen."""
+        """What one piece makes of pictures and sound; of the last one the pictures only if they are to be seen."""
+        done = number * plan.run_steps
+        if done:
+            report("encoding", done, plan.all_steps)
         shot = Shot(piece, inputs.heard(request, plan, piece), footage, number)
         video, audio = sample(components, request, plan, inputs, shot, prompts, noise, report, cancelled)
         is_last = piece is plan.pieces[-1]
-        if is_last:
-            report("decoding", 0, 0)
+        # before the last piece is decoded, there are more steps to come
+        report("decoding", *((0, 0) if is_last else (done + plan.run_steps, plan.all_steps)))
         is_seen = piece.pictures != NOTHING and not (is_last and request.is_sound_only)
         # the sound needs no noise, so it is the same whether or not there are pictures
         pictures = decode_video(components, video.tokens, plan.grid_of(piece), noise) if is_seen else None
-        return pictures, make_sound(components, request, shot.heard, audio.tokens)
+        sound = make_sound(components, request, shot.heard, audio.tokens) if piece.sound != NOTHING else None
+        return pictures, sound
 
     if plan.makes_still and (still := take(STILL, 0)[0]) is not None:
         inputs = replace(inputs, still=next(to_uint8_chunks(still))[0])
@@ -250,9 +253,11 @@ def add(footage: Footage, piece: Piece, pictures: Tensor | None, sound: Waveform
     """Put what a piece has made to what there is."""
     first, last = piece.pictures
     if pictures is not None:
-        wanted = pictures[:, :, first - piece.start : last - piece.start]
-        footage.add_frames(first, np.concatenate([*to_uint8_chunks(wanted)]))
-    if sound is not None and piece.sound != NOTHING:
+        # a few at a time, so that host memory never holds them twice
+        for chunk in to_uint8_chunks(pictures[:, :, first - piece.start : last - piece.start]):
+            footage.add_frames(first, chunk)
+            first += len(chunk)
+    if sound is not None:
         begin, end = (float(frame / footage.fps) for frame in piece.sound)
         footage.add_sound(sound, float(piece.start / footage.fps), (begin, end))
 

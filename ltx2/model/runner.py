@@ -138,7 +138,7 @@ class Runner:
     ) -> Made:
         def report_when_done(phase: Phase, step: int, steps: int) -> None:
             # a GPU works on after it was told: without this its seconds would count for the next phase
-            if step in (0, steps) and self.components.device.type == "cuda":
+            if (step in (0, steps) or phase != "denoising") and self.components.device.type == "cuda":
                 torch.cuda.synchronize(self.components.device)
             report(phase, step, steps)
 
@@ -155,9 +155,10 @@ class Runner:
         plan = make_plan(
             request, components.recipe, can_refine=components.can_refine, piece_seconds=settings.piece_seconds
         )
+        # now: a LoRA's file may be another one by the time the clip is made
+        marks = marks_of(components, request, plan, media, settings, self.signer)
         result = generate(components, request, plan, inputs, report_when_done, cancelled)
         report_when_done("muxing", 0, 0)
-        marks = marks_of(components, request, plan, media, settings, self.signer)
         written = write_clip(
             target,
             request,

@@ -93,7 +93,7 @@ class WeightsFile:
         """A metadata entry holding a JSON object; an empty one when the file has no such entry."""
         try:
             value = json.loads(self.metadata.get(key, "{}"))
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise NotReady(f"{self.name} is damaged: its {key!r} metadata is not JSON") from error
         if not isinstance(value, dict):
             raise NotReady(f"{self.name} is damaged: its {key!r} metadata is not an object")
@@ -131,7 +131,7 @@ def open_weights(path: Path) -> WeightsFile:
         if not _is_text(metadata) or not all(map(_is_size, itertools.chain(*(s.shape for s in tensors.values())))):
             raise _refusal(path, start)
         promised = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _refusal(path, start) from error
     if size != promised:
         raise _cut_short(path, size, promised)

@@ -41,7 +41,7 @@ class Updates:
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.phase in LAST_PHASES or now - self._last < self.seconds_between or _on_their_way():
+        if progress.stretch in LAST_PHASES or now - self._last < self.seconds_between or _on_their_way():
             return
         self._last = now
         self._send(self._job, {"phase": progress.phase, "step": progress.step, "steps": progress.steps})

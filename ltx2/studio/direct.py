@@ -145,7 +145,8 @@ class Direct:
             failed = GpuLost if has_lost_gpu(error) else Internal
             raise failed("the generation failed; the log says why") from None
         else:
-            log.info("%s, %d steps: %.2f s", _outline(request), clip.steps, clip.total_seconds)
+            made = request.model_copy(update={"num_frames": clip.num_frames, "seed": clip.seed})
+            log.info("%s, %d steps: %.2f s", _outline(made), clip.steps, clip.total_seconds)
             return clip
         finally:
             self._running -= 1
@@ -169,4 +170,5 @@ async def _ended(work: Future[T], stop: CancelFlag) -> T:
 
 def _outline(request: GenerationRequest) -> str:
     """A request in a log line: nothing that anybody wrote, said or showed."""
-    return f"{request.mode} {request.width}x{request.height}, {request.num_frames} frames, seed {request.seed}"
+    frames = "any number of" if request.num_frames is None else request.num_frames
+    return f"{request.mode} {request.width}x{request.height}, {frames} frames, seed {request.seed}"

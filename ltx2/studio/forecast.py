@@ -16,6 +16,7 @@ from typing import Final
 from ltx2.engine import ClipFacts, ModelFacts
 from ltx2.errors import LTX2Error
 from ltx2.footprint import pixels, tokens
+from ltx2.pieces import NOTHING
 from ltx2.plan import Plan, make_plan
 from ltx2.request import GenerationRequest
 from ltx2.settings import Settings
@@ -42,6 +43,8 @@ _GUESSES: Final[Mapping[str, tuple[float, ...]]] = {"denoising": (0.5, 0.5, 0.0)
 ATTENTION_TOKENS: Final = 40_000
 """So many tokens attend to each other in the time that all else takes of the full-size transformer: of its blocks'
 multiplications some 20 · 4096² for each token, and 2 · 4096 for each pair of them."""
+_ONCE: Final = ("loading", "checking")
+"""Phases that a clip goes through once, however often it is made."""
 _SHORT: Final = 0.05
 """Of what is typical: how much shorter something may be before its relative error says nothing."""
 
@@ -68,7 +71,8 @@ def work_of(request: GenerationRequest, plan: Plan, *, is_new: bool) -> Work:
             length = tokens(at) + appended * at.latent_height * at.latent_width
             passes, pairs = passes + count, pairs + count * length**2
             each += count * length * (1 + length / ATTENTION_TOKENS)
-        drawn += 0 if request.is_sound_only else pixels(grid)
+        is_last = run is plan.runs[-1]
+        drawn += 0 if run.pictures == NOTHING or (is_last and request.is_sound_only) else pixels(grid)
         shown += request.width * request.height * (run.known[1] - run.known[0])
     written = 0 if request.is_sound_only else request.width * request.height * request.length
     work = {
@@ -180,7 +184,7 @@ def costs_of(model: ModelFacts, seen: Iterable[Seen], settings: Settings) -> Cos
         work = {"loading": (1.0,), **work_of(each.request, plan, is_new=each.is_new)}
         for phase, things in work.items():
             if each.seconds.get(phase, 0.0) > (COLD_SECONDS if phase == "loading" else 0.0):
-                times = 1 if phase == "loading" else each.times
+                times = 1 if phase in _ONCE else each.times
                 done.setdefault(phase, []).append((each, tuple(times * number for number in things)))
     return {phase: _fitted(phase, clips) for phase, clips in done.items()}
 
@@ -216,7 +220,8 @@ class Forecast:
         self._settings = settings
         self._lock = threading.Lock()
         self._seen: deque[Seen] = deque(maxlen=KEPT)
-        self._prompts: deque[int] = deque(maxlen=REMEMBERED)
+        self._prompts: deque[tuple[int, str]] = deque(maxlen=REMEMBERED)
+        """With whose they are: what others have asked for is nobody's business."""
         self._is_fresh = True
         self._learned = 0
         self._known: tuple[ModelFacts, int, Costs] | None = None
@@ -228,8 +233,14 @@ class Forecast:
             self._is_fresh = True
             self._prompts.clear()
 
-    def learn(self, request: GenerationRequest, clip: ClipFacts) -> None:
-        """Take note of a clip that was made."""
+    def learn(self, request: GenerationRequest, clip: ClipFacts, owner: str = "") -> None:
+        """Take note of a clip that was made.
+
+        Args:
+            request: of which it was made.
+            clip: what became of it.
+            owner: who asked for it.
+        """
         with self._lock:
             is_first = self._is_fresh or clip.seconds.get("loading", 0.0) > COLD_SECONDS
             if is_first:
@@ -244,14 +255,15 @@ class Forecast:
                     "pipeline": "two_stage" if clip.stages == 2 else "one_stage",
                 }
             )
-            is_new = hash(request.prompt) not in self._prompts
-            self._prompts.append(hash(request.prompt))
+            encoded = hash(clip.prompt or request.prompt)
+            is_new = encoded not in [prompt for prompt, _ in self._prompts]
+            self._prompts.append((encoded, owner))
             times = 2 if clip.retried_for else 1
             self._seen.append(Seen(made, clip.model, clip.seconds, is_new, is_first, times))
             self._learned += 1
 
     def predict(
-        self, model: ModelFacts, request: GenerationRequest, plan: Plan, *, is_loaded: bool
+        self, model: ModelFacts, request: GenerationRequest, plan: Plan, *, is_loaded: bool, owner: str = ""
     ) -> dict[str, float]:
         """The seconds of each phase; none while no clip of this model was made.
 
@@ -260,11 +272,12 @@ class Forecast:
             request: its length settled.
             plan: of the request.
             is_loaded: whether the model is there already.
+            owner: who asks for it.
         """
         with self._lock:
             known, learned = self._known, self._learned
             seen = [each for each in self._seen if each.model == model.name]
-            is_new = not is_loaded or hash(request.prompt) not in self._prompts
+            is_new = not is_loaded or (hash(request.prompt), owner) not in self._prompts
         if known is None or known[:2] != (model, learned):
             # without the lock: it may take a tenth of a second, and the event loop learns
             known = self._known = model, learned, costs_of(model, seen, self._settings)

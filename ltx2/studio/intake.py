@@ -98,7 +98,7 @@ async def take(
 def _read(name: str, source: Source, settings: Settings, read_file: Reader) -> bytes:
     file_id = file_id_of(source)
     if job_id_of(source) is not None:
-        raise UnknownFile("a job can be named as the video only, on the server that made it", field=name)
+        raise UnknownFile("a job can be named as the video only, and only where its clip was made", field=name)
     if file_id is None:
         return decode_source(source, name, settings)
     try:
@@ -152,14 +152,14 @@ def _with_video(request: GenerationRequest, data: bytes, field: str, settings: S
         retake = _within(retake, info)
     size = {"width": info.width, "height": info.height, "fps": float(info.fps), "num_frames": num_frames}
     request = request.model_copy(update={**size, "retake": retake})
-    check_keyframes(request)
+    check_keyframes(request, settings.piece_seconds)
     return request
 
 
 def _within(retake: Retake, info: VideoInfo) -> Retake:
     """The part of a video to be made anew. A time is rarely known to the frame, so it may end a little late."""
     seconds = info.num_frames / info.fps
-    said = f"the video has {float(seconds):.5g} seconds"
+    said = f"the video ends at {float(seconds):.5g} s"
     if retake.start >= seconds:
         raise InvalidRequest(said, field="retake.start")
     if Fraction(str(retake.end)) > seconds + 1 / info.fps:

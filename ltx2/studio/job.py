@@ -34,8 +34,11 @@ def new_id(kind: Literal["job", "file", "msg"]) -> str:
 
 
 def fraction(progress: Progress) -> float:
-    """How much of a job is done, from 0 to 1: best effort. It falls where another machine has to begin again."""
-    begin, end = _SHARES[progress.phase]
+    """How much of a job is done, from 0 to 1: best effort.
+
+    It falls where another machine has to begin again, and where a clip is made once more for its flaw.
+    """
+    begin, end = _SHARES[progress.stretch]
     return begin + (end - begin) * (progress.step / progress.steps if progress.steps else 0.0)
 
 
@@ -122,7 +125,7 @@ def outline(job: Job) -> str:
         "code": job.failure.code if job.failure else "-",
         "dialect": job.order.dialect,
         "mode": request.mode,
-        "size": f"{request.width}x{request.height}x{request.num_frames}",
+        "size": f"{request.width}x{request.height}x{job.num_frames or '?'}",
         "seed": request.seed,
         "tries": job.tries,
         "waited": f"{began - job.created_at:.2f}",

@@ -78,7 +78,7 @@ class Live:
             return
         self._count(progress.phase != "queued")
         self.publish(replace(self.job, progress=progress))
-        if progress.phase in ("loading", "encoding"):
+        if progress.stretch in ("loading", "encoding"):
             self._mark = None
         elif self._mark is None:
             self._mark = (time.monotonic(), self.job.fraction)

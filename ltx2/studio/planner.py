@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from ltx2.catalogue import CATALOGUE
@@ -46,6 +47,11 @@ class Planner:
         self._reception = reception
         self._dispatcher = dispatcher
         self._forecast = Forecast(settings)
+        # one at a time: several would take their turns with the event loop, and none was done any sooner
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plan")
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def remember(self, database: Database) -> None:
         """Learn from the clips that servers before this one have made. Done in a thread, before all else."""
@@ -56,7 +62,7 @@ class Planner:
     def learn(self, job: Job) -> None:
         """Learn from a job that is over."""
         if job.result is not None:
-            self._forecast.learn(job.request, job.result)
+            self._forecast.learn(job.request, job.result, job.order.owner)
 
     async def plan(self, body: GenerateBody, owner: str) -> Quote:
         """What a request would come to. Nothing of it is kept.
@@ -72,16 +78,23 @@ class Planner:
         """
         status = self._status()
         model = facts_of(status, self._settings)
-        request = await self._reception.examine(*to_request(body), owner)
-        before = [(live.job, live.seconds_left) for live in self._dispatcher.live.values()]
-        return await asyncio.to_thread(self._quote, body, request, model, status, before)
+        async with self._reception.examine(*to_request(body), owner) as request:
+            before = [(live.job, live.seconds_left) for live in self._dispatcher.live.values()]
+            asked = body, request, model, status, before, owner
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._quote, *asked)
 
     def _quote(
-        self, body: GenerateBody, request: GenerationRequest, model: ModelFacts, status: EngineStatus, before: Before
+        self,
+        body: GenerateBody,
+        request: GenerationRequest,
+        model: ModelFacts,
+        status: EngineStatus,
+        before: Before,
+        owner: str,
     ) -> Quote:
         is_open = request.num_frames is None
         request, plan = self._planned(request, model, status)
-        seconds = self._seconds(request, plan, model, status)
+        seconds = self._seconds(request, plan, model, status, owner)
         queue = self._queue(model, status, before)
         return make_quote(body, request, plan, model, seconds, queue, status, self._settings, is_open=is_open)
 
@@ -97,8 +110,10 @@ class Planner:
         seconds = self._settings.piece_seconds
         return request, make_plan(request, model.recipe, can_refine=model.can_refine, piece_seconds=seconds)
 
-    def _seconds(self, request: GenerationRequest, plan: Plan, model: ModelFacts, status: EngineStatus) -> QuoteSeconds:
-        phases = self._forecast.predict(model, request, plan, is_loaded=bool(status.loaded))
+    def _seconds(
+        self, request: GenerationRequest, plan: Plan, model: ModelFacts, status: EngineStatus, owner: str
+    ) -> QuoteSeconds:
+        phases = self._forecast.predict(model, request, plan, is_loaded=bool(status.loaded), owner=owner)
         return predicted(phases, self._forecast.count(model))
 
     def _queue(self, model: ModelFacts, status: EngineStatus, before: Before) -> QuoteQueue:
@@ -114,7 +129,8 @@ class Planner:
             seconds = left
             if seconds is None:
                 try:
-                    seconds = self._seconds(*self._planned(job.request, model, status), model, status).total
+                    request, plan = self._planned(job.request, model, status)
+                    seconds = self._seconds(request, plan, model, status, job.order.owner).total
                 except LTX2Error:  # it will fail, and take no time
                     continue
                 if seconds is None:
@@ -137,13 +153,14 @@ def facts_of(status: EngineStatus, settings: Settings) -> ModelFacts:
         raise StillLoading("the model is still being loaded", hint=HINT)
     named = settings.model_name if "model" in settings.model_fields_set else None
     name = status.loaded[0] if status.loaded else named
-    entry = CATALOGUE.get(name or "")
+    # machines elsewhere may call theirs as they like
+    entry = CATALOGUE.get(name or "") or CATALOGUE.get(named or "")
     if entry is None:
-        hint = "make a clip first" if settings.engine == "local" else "set LTX2_MODEL to the name of the model there"
+        hint = "set LTX2_MODEL to the name of the model there" if settings.engine == "runpod" else "make a clip first"
         raise NotReady(status.fault or "nothing is known of the model yet", hint=hint)
     kind = entry.kind if settings.recipe == "auto" else settings.recipe
     return ModelFacts(
-        name=entry.name,
+        name=name or entry.name,
         recipe=recipe_for(entry.generation, kind),
         can_refine=entry.upsampler is not None and (kind == "distilled" or entry.lora is not None),
         has_duration_head=entry.generation == "2.5",

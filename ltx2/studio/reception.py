@@ -4,8 +4,9 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import AsyncIterator, Callable, Container
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -102,10 +103,13 @@ class Reception:
             self._leave(order)
             raise
 
-    async def examine(self, request: GenerationRequest, sources: Sources, owner: str) -> GenerationRequest:
-        """Check a request as :meth:`admit` does, but keep nothing of it.
+    @asynccontextmanager
+    async def examine(
+        self, request: GenerationRequest, sources: Sources, owner: str
+    ) -> AsyncIterator[GenerationRequest]:
+        """Check a request as :meth:`admit` does, but keep nothing of it. It counts as looked at within the context.
 
-        Returns:
+        Yields:
             It, as its media settle it.
 
         Raises:
@@ -116,7 +120,7 @@ class Reception:
         self._examining[owner] += 1
         try:
             request, _, _ = await self._take_in(request, sources, owner)
-            return request
+            yield request
         finally:
             self._examining[owner] -= 1
             if not self._examining[owner]:

@@ -121,6 +121,7 @@ class Studio:
         self._worker.close()
         self._intake.shutdown(wait=True, cancel_futures=True)
         self._stills.close()
+        self._planner.close()
         for pool in (self._disk, self._looks, self._jobs_disk):
             pool.shutdown(wait=True)
         self._database.close()

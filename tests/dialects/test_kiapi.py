@@ -404,9 +404,11 @@ def test_a_wrong_field_is_told_as_the_framework_tells_it() -> None:
         ("job_id", asked("/v1/jobs/x", "GET", job_id="x"), ["path", "job_id"]),
         ("file_id", asked("/v1/files/x", "DELETE", file_id="x"), ["path", "file_id"]),
         ("limit", asked("/v1/jobs", "GET"), ["query", "limit"]),
+        ("loras[1].name", asked(GENERATE), ["body", "loras", 1, "name"]),
+        ("retry_if[0]", asked(GENERATE), ["body", "retry_if", 0]),
     ],
 )
-def test_an_error_says_where_its_field_is(field: str | None, request_: Request, loc: list[str]) -> None:
+def test_an_error_says_where_its_field_is(field: str | None, request_: Request, loc: list[str | int]) -> None:
     assert told(InvalidRequest("wrong", field=field), request_)[1][0]["loc"] == loc
 
 
@@ -870,6 +872,8 @@ def shrunk(path: str, example: Any) -> Any:
         return [task | ({"width": 64, "height": 64} if "width" in task else {}) for task in example]
     if path == "/v1/videos/extensions":
         return example | {"seconds": "0.4"}
+    if "video" in example:
+        return example | ({"retake": {"start": 0.1, "end": 0.3}} if "retake" in example else {})
     return example | small
 
 
@@ -889,6 +893,8 @@ def test_every_route_that_makes_something_shows_an_example_and_its_headers(kiapi
                     body = shrunk(path, example["value"])
                     if path == "/v1/videos/extensions":
                         body["video"] = {"id": name_of(clip)}
+                    elif "video" in body:
+                        body["video"] = clip
                     kiapi.post(path.replace("{endpoint}", "local"), json=body).raise_for_status()
         if path not in ("/v1", "/v1/files", "/plan"):
             named = {parameter["name"] for parameter in operation["parameters"]}

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from small_videos import video
 
 from ltx2.fake import WARNING
 from ltx2.quote import Quote
@@ -42,6 +43,18 @@ def test_a_plan_says_what_the_clip_then_is(server: Server) -> None:
     assert after.seconds.total is not None
     assert after.seconds.phases.keys() == {"loading", "encoding", "denoising", "decoding", "muxing"}
     assert after.seconds.total == pytest.approx(sum(after.seconds.phases.values()), abs=0.01)
+
+
+def test_the_plan_of_a_video_may_be_sent_as_it_is_too(server: Server) -> None:
+    film = base64.b64encode(video(9)).decode()
+    asked = {"prompt": "x", "video": film, "extend": {"seconds": 0.32}, "seed": 7, "num_inference_steps": 1}
+    said = httpx.post(server.url + "/plan", json=asked, timeout=60).raise_for_status().json()
+    assert (said["mode"], said["num_frames"], said["request"]["video"]) == ("Extend", 17, "video")
+    answers = []
+    for body in (asked, said["request"] | {"video": film}):
+        made = httpx.post(server.url + "/generate", json=body, timeout=60).raise_for_status().json()
+        answers.append(made["video"])
+    assert answers[0] == answers[1]
 
 
 def test_test_cards_are_planned_as_they_are_drawn(fake_server: Server) -> None:

@@ -175,6 +175,7 @@ def test_a_clip_comes_back_with_its_facts_and_its_progress(
     assert clip.seconds.keys() == {"loading", "encoding", "denoising", "decoding", "muxing"}
     assert clip.provenance is not None
     assert (clip.provenance.model, clip.provenance.seed) == ("fake", 7)
+    assert clip.prompt is None  # it is the request's
     assert probe_video(clip.path).num_frames == 9
     assert files(tmp_path) == [clip.path]
     assert engine.status().loaded == ("fake",)
@@ -199,6 +200,24 @@ def test_another_seed_is_tried_there_and_told_here(cloud: Cloud, engine: Endpoin
     assert (clip.seed, clip.retried_for) == (8, ("silent",))
     assert clip.quality is not None
     assert (clip.quality.silence, clip.quality.frozen_frames) == (0, 0)
+
+
+def test_a_prompt_that_was_written_out_there_is_told_here(cloud: Cloud, engine: EndpointEngine, tmp_path: Path) -> None:
+    run = Generation(engine, SMALL.model_copy(update={"enhance_prompt": True}))
+    job = taken(cloud)
+    assert job.input["enhance_prompt"] is True
+    finish(cloud, job, tmp_path)
+    assert run.clip().prompt == "a secret lamp, in detail"
+
+
+def test_a_worker_that_is_older_tells_less(cloud: Cloud, engine: EndpointEngine, tmp_path: Path) -> None:
+    run = Generation(engine)
+    job = taken(cloud)
+    new = {"prompt", "quality", "retried_for", "provenance"}
+    told = {name: value for name, value in results_of(job, tmp_path).items() if name not in new}
+    cloud.told(job.id, {"output": told | {"of_a_newer_one": {"score": 1}}})
+    clip = run.clip()
+    assert (clip.prompt, clip.quality, clip.retried_for, clip.provenance) == (None, None, (), None)
 
 
 def test_media_travel_as_data_urls_and_errors_name_them_as_the_request_does(
@@ -296,6 +315,9 @@ def test_what_runpod_has_ended(cloud: Cloud, engine: EndpointEngine, state: str,
         ({"video": None, "video_url": "http://127.0.0.1:9/x.mp4?X-Amz-Signature=secret"}, "cannot be fetched"),
         ({"seed": "seven"}, "cannot be used: seed"),
         ({"num_frames": True}, "cannot be used: num_frames"),
+        # what is learned from clips would be reckoned with these
+        ({"num_frames": 10**12}, "cannot be used: num_frames"),
+        ({"num_inference_steps": -1}, "cannot be used: num_inference_steps"),
         ({"output_format": "webm"}, "it gave a webm"),
     ],
 )

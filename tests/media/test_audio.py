@@ -17,7 +17,7 @@ from bombs import check_bombs
 from numpy.typing import NDArray
 
 from ltx2.errors import AudioTooLong, LTX2Error, UnsupportedMedia
-from ltx2.media.audio import Waveform, decode_audio, fit
+from ltx2.media.audio import Waveform, change_rate, decode_audio, fit
 
 Samples = NDArray[np.float32]
 RATE = 44_100
@@ -590,3 +590,12 @@ def test_fit_does_not_share_memory() -> None:
     waveform = Waveform(np.ones((1, 100), np.float32), 100)
     fit(waveform, 0, 1).samples[:] = 0
     assert waveform.samples.all()
+
+
+@pytest.mark.parametrize(("old", "new"), [(8000, 48_000), (44_100, 48_000), (384_000, 24_000), (4000, 384_000)])
+@pytest.mark.parametrize("length", [1, 10, 100])
+def test_the_shortest_sounds_have_a_rate_that_can_be_changed(old: int, new: int, length: int) -> None:
+    short = Waveform(np.full((2, length), 0.5, np.float32), old)
+    changed = change_rate(short, new)
+    assert changed.sample_rate == new
+    assert abs(changed.samples.shape[1] - length * new / old) < 1 + 1e-9

@@ -83,6 +83,7 @@ def theirs(
     options: dict[str, str] | None = None,
     turn: dict[str, Any] | None = None,
     sound_at: float | None = None,
+    sound_rate: int = 8000,
     **context: Any,
 ) -> bytes:
     """A video as others write them: nothing is said of its colours."""
@@ -95,7 +96,7 @@ def theirs(
             setattr(stream.codec_context, name, value)
         if turn is not None:
             stream.set_display_rotation(**turn)
-        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono") if sound_at is not None else None
+        sound = container.add_stream("pcm_s16le", rate=sound_rate, layout="mono") if sound_at is not None else None
         clock = Fraction(1, rate)
         if milliseconds is not None:
             clock = stream.codec_context.time_base = Fraction(1, 1000)
@@ -107,8 +108,8 @@ def theirs(
         if sound is not None:
             tone = (8000 * np.sin(np.arange(8000) / 4)).astype(np.int16)
             heard = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-            heard.sample_rate, heard.time_base = 8000, Fraction(1, 8000)
-            heard.pts = round((sound_at or 0.0) * 8000)
+            heard.sample_rate, heard.time_base = sound_rate, Fraction(1, sound_rate)
+            heard.pts = round((sound_at or 0.0) * sound_rate)
             container.mux(sound.encode(heard))
             container.mux(sound.encode())
     return file.getvalue()
@@ -181,6 +182,13 @@ def test_a_sound_that_begins_later_is_heard_later() -> None:
         assert sound.samples.shape == (1, 8000 + late * 8000)
         assert not sound.samples[:, : round(late * 8000)].any()
         assert np.abs(sound.samples[:, round(late * 8000) :]).max() > 0.2
+
+
+def test_no_memory_is_taken_for_the_silence_before_a_sound() -> None:
+    for late, rate in ((61, 8000), (59, 384_000)):
+        data = theirs(flat([100] * 2), kind="matroska", sound_at=late, sound_rate=rate)
+        with pytest.raises(UnsupportedMedia, match=f"begins {late} seconds after the pictures"):
+            read_sound(data, field="video", limits=LIMITS, max_seconds=60)
 
 
 # --- what others write

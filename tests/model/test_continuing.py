@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from small_clips import INPUTS, Calls, first, make
 from small_videos import HERTZ, smooth, tone, video
 from torch import Tensor
 
+from ltx2.engine import Progress
 from ltx2.geometry import extend_frames
 from ltx2.media.videofile import VideoLimits, read_frames, read_sound
 from ltx2.model.components import Components
@@ -25,6 +27,7 @@ from ltx2.model.runner import Runner
 from ltx2.plan import Plan, make_plan
 from ltx2.request import AudioTrack, Extend, GenerationRequest, Keyframe, Retake
 from ltx2.settings import Settings
+from ltx2.studio.job import fraction
 
 Tiny = Callable[[str], Components]
 LIMITS = VideoLimits(10_000, 60.0, 1000)
@@ -140,6 +143,27 @@ def test_one_stream_of_a_video_may_be_made_anew_alone(tiny: Tiny, streams: Any) 
     assert (np.array_equal(frames_of(result), source()), is_same) == ((streams == "sound"), (streams == "picture"))
 
 
+@torch.inference_mode()
+def test_what_stays_as_a_whole_has_no_noise_however_long_it_is(tiny: Tiny) -> None:
+    # 46 frames are no whole eights: beyond them there is the padding of the grid
+    for streams in ("picture", "sound"):
+        request = retake(0.5, 1.0, streams).model_copy(update={"num_frames": 46})
+        pictures, sound = sampled(tiny("tiny"), request, num_frames=46)
+        kept = sound if streams == "picture" else pictures
+        assert kept.noise == 0.0
+        assert not kept.mask.any()
+
+
+def test_where_only_a_sound_is_made_that_a_second_stage_would_keep_there_is_none(tiny: Tiny) -> None:
+    components, request = tiny("tiny-dev"), retake(0.5, 1.0, "sound", pipeline="two_stage")
+    plan = planned(components, request)
+    with counted(components) as calls:
+        result = generate(components, request, plan, inputs())
+    assert plan.stages == 2
+    assert calls.count == plan.passes == 2 * plan.step_passes
+    assert np.array_equal(frames_of(result), source())
+
+
 def test_the_file_of_a_retake_is_as_good_outside_of_it_as_any_copy_of_the_video(tiny: Tiny, tmp_path: Path) -> None:
     runner = Runner(tiny("tiny"), Settings(data_dir=tmp_path, video_encoder="libx264"))
     target = tmp_path / "clip.mp4"
@@ -229,12 +253,16 @@ def test_a_long_clip_of_three_chained_extensions_is_as_long_as_asked(tiny: Tiny,
     assert np.array_equal(frames[:9], source(0, 9, 9))
     assert result.sound is not None
     assert result.sound.samples.shape[1] == round(57 / 25 * 48_000)
-    windows = result.sound.samples[:, : 57 * 1920].reshape(2, -1, 960)
+    windows = result.sound.samples[:, : 57 * 1920].reshape(2, -1, 96)
     # the gaps at the ends of generated sounds are filled by what goes on; the last one is silence, as in any clip
-    assert (np.abs(windows).max(axis=(0, 2))[:-3] > 1e-4).all()
-    denoised = [step for phase, step, _ in steps if phase == "denoising"]
-    assert denoised == sorted(denoised)
-    assert denoised[-1] == plan.all_steps
+    assert (np.abs(windows).max(axis=(0, 2))[: -3 * 10] > 1e-4).all()
+    # each piece is encoded, denoised and decoded, and what is done never becomes less
+    told = [Progress(*each) for each in steps]
+    assert [phase for phase, _ in groupby(each.phase for each in told)] == ["encoding", "denoising", "decoding"] * 3
+    done = [fraction(each) for each in told]
+    assert done == sorted(done)
+    assert [each.step for each in told if each.phase == "denoising"][-1] == plan.all_steps
+    assert told[-1] == Progress("decoding")
 
 
 def test_a_long_clip_from_a_prompt_is_made_in_pieces_too(tiny: Tiny) -> None:
@@ -303,8 +331,8 @@ def test_a_video_without_sound_gets_one_where_it_goes_on(tiny: Tiny, kind: dict[
     components, request = tiny("tiny"), extend(0.5)
     result = generate(components, request, planned(components, request), inputs(**kind))
     assert result.sound is not None
-    joint = round(LENGTH / 25 * result.sound.sample_rate)
-    assert not result.sound.samples[:, :joint].any()
+    joint, fade = (round(seconds * result.sound.sample_rate) for seconds in (LENGTH / 25, 0.02))
+    assert not result.sound.samples[:, : joint - fade].any()
     assert result.sound.samples[:, joint:].any()
 
 

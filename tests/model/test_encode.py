@@ -15,7 +15,7 @@ from ltx2.media.images import decode_image
 from ltx2.model.components import Components
 from ltx2.model.conditioning import pack_video
 from ltx2.model.decode import decode_video
-from ltx2.model.encode import dithered, encode_image, encode_sound, preprocess_image
+from ltx2.model.encode import dithered, encode_image, encode_sound, preprocess_frames, preprocess_image
 from ltx2.model.tiny import build_tiny
 
 CASES = (
@@ -100,6 +100,14 @@ def test_rates_without_a_common_factor_are_no_burden(tiny: Callable[[str], Compo
     odd, plain = (encode_sound(tiny("tiny"), fit(tone, 0.0, grid.grid_seconds), grid) for tone in tones)
     inner = slice(1, -1)  # the ends see what the resamplers think of silence
     assert float((odd - plain)[:, inner].abs().mean()) < 0.1 * float(plain[:, inner].abs().mean())
+
+
+def test_frames_are_rounded_once() -> None:
+    frames = np.arange(256, dtype=np.uint8).repeat(3).reshape(2, 8, 16, 3)
+    exact = torch.arange(256, dtype=torch.float64).view(2, 8, 16) / 127.5 - 1
+    ours = preprocess_frames(frames, torch.device("cpu"), torch.bfloat16)
+    assert ours.shape == (3, 2, 8, 16)
+    assert torch.equal(ours, exact.float().bfloat16().expand(3, -1, -1, -1))
 
 
 def test_what_was_normalised_is_denormalised_to_what_it_was(tiny: Callable[[str], Components]) -> None:

@@ -108,6 +108,10 @@ def test_an_alpha_scales_a_pair(transformer: Any, save: Callable[..., Path]) -> 
     settings = json.dumps({"transformer.lora_alpha": 8, "transformer.r": RANK})
     tensors = tensors_for(transformer, {LINEAR: LINEAR}, "transformer.")
     assert load_lora(save(tensors, {"lora_adapter_metadata": settings}), transformer).pairs[LINEAR].scale == 8 / RANK
+    for alpha in ("NaN", "Infinity", "1" + 400 * "0"):
+        settings = f'{{"transformer.lora_alpha": {alpha}}}'
+        with pytest.raises(NotReady, match="no numbers to compute with"):
+            load_lora(save(tensors, {"lora_adapter_metadata": settings}), transformer)
 
 
 def test_a_lora_of_the_connectors_needs_them(tiny: Tiny, save: Callable[..., Path]) -> None:

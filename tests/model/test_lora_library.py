@@ -1,6 +1,7 @@
 """The operator's LoRAs: found, read, kept, worn by a clip, and gone after it."""
 
 import gc
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -218,6 +219,24 @@ def test_a_damaged_one_is_refused_and_read_when_it_was_mended(tiny: Tiny, tmp_pa
     assert str(tmp_path) not in str(refused.value)
     path.write_bytes(whole)
     assert len(library.worn(ask("style"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"), [(math.nan, torch.float32), (math.inf, torch.bfloat16), (1e300, torch.float64)]
+)
+def test_one_that_makes_no_numbers_of_numbers_is_refused(
+    tiny: Tiny, tmp_path: Path, number: float, dtype: torch.dtype
+) -> None:
+    path = tmp_path / "style.safetensors"
+    write_lora(path, tiny("tiny").transformer)
+    tensors = load_file(path)
+    name = next(name for name in tensors if "lora_B" in name)
+    tensors[name] = tensors[name].to(dtype)
+    tensors[name][-1, -1] = number
+    save_file(tensors, path)
+    with pytest.raises(InvalidRequest, match=r"style\.safetensors is damaged: .* not finite") as refused:
+        LoraLibrary(tiny("tiny"), tmp_path, PLENTY).worn(ask("style"))
+    assert refused.value.field == "loras[0].name"
 
 
 def test_a_folder_that_is_nowhere_offers_nothing(tiny: Tiny, tmp_path: Path) -> None:

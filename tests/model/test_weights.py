@@ -33,7 +33,7 @@ def test_a_header_is_read(file: Path) -> None:
         assert torch.equal(read("a"), torch.arange(6.0).view(2, 3))
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"a":' * 100_000, '{"a": 1' + 5000 * "0" + "}"])
 def test_metadata_that_is_no_object(tmp_path: Path, content: str) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"config": content})
     with pytest.raises(NotReady, match=r"a\.safetensors is damaged: its 'config' metadata is not"):
@@ -94,6 +94,7 @@ def test_a_git_lfs_pointer(file: Path) -> None:
         b'{"__metadata__": {"config": {}}}',
         b'{"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a":' * 100_000,
     ],
 )
 def test_something_else(file: Path, header: bytes) -> None:

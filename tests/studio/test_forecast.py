@@ -9,7 +9,7 @@ import pytest
 from ltx2.engine import ClipFacts, ModelFacts
 from ltx2.plan import Plan, make_plan
 from ltx2.recipes import recipe_for
-from ltx2.request import AudioTrack, Extend, GenerationRequest, Keyframe
+from ltx2.request import AudioTrack, Extend, GenerationRequest, Keyframe, Retake
 from ltx2.settings import Settings
 from ltx2.studio.forecast import Forecast, fit, work_of
 
@@ -177,6 +177,25 @@ def test_a_clip_that_was_made_twice_for_its_flaw_counts_as_two() -> None:
     predicted = forecast.predict(MODEL, request, planned(request), is_loaded=True)
     assert predicted["denoising"] == pytest.approx(2, rel=0.05)
     assert predicted["muxing"] == pytest.approx(1, rel=0.05)
+    # the operator's checker sees only the second
+    shown = make(content_check="full")
+    for _ in range(3):
+        forecast.learn(shown, clip(shown, {"denoising": 4.0, "checking": 3.0}, retried_for=("silent",)))
+    predicted = forecast.predict(MODEL, shown, planned(shown), is_loaded=True)
+    assert predicted["checking"] == pytest.approx(3, rel=0.05)
+
+
+def test_a_prompt_that_was_written_out_is_the_one_that_is_encoded() -> None:
+    forecast, asked = Forecast(Settings()), make(prompt="a lamp", enhance_prompt=True)
+    forecast.learn(asked, clip(asked, {"encoding": 2.0, "denoising": 1.0}, prompt="a lamp, in detail"))
+    for prompt in ("one", "another"):
+        forecast.learn(make(prompt=prompt), clip(make(), {"encoding": 1.0, "denoising": 1.0}))
+    found = {}
+    for prompt in ("a lamp", "a lamp, in detail"):
+        request = make(prompt=prompt)
+        found[prompt] = forecast.predict(MODEL, request, planned(request), is_loaded=True)["encoding"]
+    assert found["a lamp"] == pytest.approx(1, rel=0.1)
+    assert found["a lamp, in detail"] < 0.1
 
 
 def test_images_a_sound_and_a_check_cost_what_they_cost_before() -> None:
@@ -207,6 +226,13 @@ def test_work_is_counted_over_all_stages_and_pieces() -> None:
     assert work_of(two, planned(two), is_new=False)["denoising"][2] == 8 * 12**2 + 3 * 36**2
     sound = make((64, 64, 9), output={"format": "wav"})
     assert work_of(sound, planned(sound), is_new=True)["decoding"] == (1, 0)
+    # the second piece is shown the pictures of the first
+    both = make((64, 64, 601), output={"format": "wav"})
+    assert [planned(both).grid_of(piece).num_frames for piece in planned(both).pieces] == [497, 201]
+    assert work_of(both, planned(both), is_new=True)["decoding"] == (2, 64 * 64 * 497)
+    # where only the sound is made anew, all pictures are those of the video
+    kept = make((64, 64, 33), video="v", retake=Retake(start=0, end=1, streams="sound"))
+    assert work_of(kept, planned(kept), is_new=True)["decoding"] == (1, 0)
     longer = make((64, 64, 33), video="v", extend=Extend(seconds=0.64))
     assert work_of(longer, planned(longer), is_new=True)["encoding"][3] == 64 * 64 * 17
 
@@ -222,3 +248,15 @@ def test_costs_are_never_below_nothing_and_fit_what_was_seen() -> None:
     # of one size nothing can be told apart: shared as guessed
     assert fit([(1.0, 5.0)] * 3, [6.0] * 3, [1.0] * 3, (1.0, 1.0)) == pytest.approx((3, 3 / 5), rel=0.01)
     assert fit([(1.0, 0.0)], [0.0], [1.0], (1.0, 1.0)) == (0, 0)
+
+
+def test_whose_prompts_were_encoded_lately_is_nobody_elses_business() -> None:
+    forecast, ours = Forecast(Settings()), make(prompt="a secret")
+    forecast.learn(make(prompt="another"), clip(make(), {"encoding": 1.0, "denoising": 1.0}), "ann")
+    forecast.learn(ours, clip(ours, {"encoding": 1.0, "denoising": 1.0}), "ann")
+    found = {
+        owner: forecast.predict(MODEL, ours, planned(ours), is_loaded=True, owner=owner)["encoding"]
+        for owner in ("ann", "bob")
+    }
+    assert found["ann"] < 0.1
+    assert found["bob"] == pytest.approx(1, rel=0.1)

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from quick import in_loop, running_studio, until
+from quick import LONGEST, in_loop, running_studio, until
 
 from ltx2.engine import EngineStatus, ModelFacts
 from ltx2.errors import InvalidRequest, LTX2Error, NotReady, QueueFull, StillLoading, UnknownFile
@@ -118,6 +120,35 @@ async def test_only_so_many_are_looked_at_at_once(tmp_path: Path) -> None:
         assert (await studio.plan(body(), "ann")).passes == 8
 
 
+@in_loop
+async def test_one_at_a_time_is_reckoned_and_those_who_wait_for_that_count(tmp_path: Path) -> None:
+    release = threading.Event()
+    reckoning, most = 0, 0
+
+    class Doubts(tuple[str, ...]):
+        """Read in the middle of reckoning, which takes as long as this does."""
+
+        def __iter__(self) -> Iterator[str]:
+            nonlocal reckoning, most
+            reckoning += 1
+            most = max(most, reckoning)
+            release.wait(LONGEST)
+            reckoning -= 1
+            return iter(())
+
+    async with running_studio(tmp_path) as (studio, engine):
+        engine.facts = replace(FACTS, doubts=Doubts())
+        plans = [asyncio.create_task(studio.plan(body(), "ann")) for _ in range(AT_ONCE)]
+        await until(lambda: reckoning > 0)
+        await asyncio.sleep(0.1)  # for those that ought not to begin as well
+        with pytest.raises(QueueFull):
+            await studio.plan(body(), "ann")
+        release.set()
+        assert [quote.passes for quote in await asyncio.gather(*plans)] == [8] * AT_ONCE
+        assert most == 1
+        assert (await studio.plan(body(), "ann")).passes == 8
+
+
 def test_what_is_known_of_a_model_that_is_not_here() -> None:
     settings = Settings(engine="runpod", runpod_endpoint="e", runpod_api_key="k")
     there = EngineStatus((), 0.0, 0.0)
@@ -130,8 +161,13 @@ def test_what_is_known_of_a_model_that_is_not_here() -> None:
         facts_of(there, settings)
     with pytest.raises(NotReady, match="make a clip first"):
         facts_of(there, Settings(residency="transient"))
+    with pytest.raises(NotReady, match="make a clip first"):
+        facts_of(there, Settings(engine="ray", model="/models/ours"))
     told = facts_of(replace(there, loaded=("ltx-2-distilled",)), settings)
     assert told.recipe == recipe_for("2.0", "distilled")
     assert told.can_refine
     named = facts_of(there, Settings(model="ltx-2.5"))
     assert (named.recipe, named.has_duration_head) == (recipe_for("2.5", "dev"), True)
+    # what the machines there call it is in its clips, and means nothing to anybody else
+    ours = facts_of(replace(there, loaded=("ours",)), settings.model_copy(update={"model": "ltx-2.5"}))
+    assert ours == replace(named, name="ours")

@@ -99,8 +99,8 @@ def test_a_retake_may_end_less_than_a_frame_late(film: bytes) -> None:
 @pytest.mark.parametrize(
     ("request_", "limits", "field", "words"),
     [
-        (retake(start=0.51, end=0.6), {}, "retake.start", "0.5005 seconds"),
-        (retake(start=0.1, end=0.55), {}, "retake.end", "0.5005 seconds"),
+        (retake(start=0.51, end=0.6), {}, "retake.start", "ends at 0.5005 s"),
+        (retake(start=0.1, end=0.55), {}, "retake.end", "ends at 0.5005 s"),
         (EXTEND, {"max_num_frames": 23}, "extend.seconds", "24 frames"),
         (EXTEND.model_copy(update={"extend": Extend(seconds=86_400)}), {}, "extend.seconds", "more than the 1441"),
         (RETAKE, {"max_num_frames": 11}, "video", "11 frames"),
