@@ -207,7 +207,7 @@ def _of_the_clip(body: GenerateBody, plan: Plan, model: ModelFacts, *, is_open: 
     if body.retry_if:
         yield "This is for one try: a clip that is made again because of retry_if takes, and costs, twice as much."
     made, asked = grid.grid_width * grid.grid_height * grid.grid_frames, grid.width * grid.height * grid.num_frames
-    if made > WASTE * asked:
+    if body.video is None and made > WASTE * asked:
         yield (
             f"{grid.grid_width}x{grid.grid_height} with {grid.grid_frames} frames are generated, and cut to "
             f"{grid.width}x{grid.height} with {grid.num_frames}: sizes that are multiples of {32 * plan.stages} and "

@@ -72,6 +72,14 @@ def test_the_grid_says_what_is_cut_and_where_nothing_would_be() -> None:
     assert quote(width=512, height=320, num_frames=57).warnings == []
 
 
+def test_nobody_is_told_to_choose_the_size_of_a_video() -> None:
+    body = GenerateBody.model_validate({"prompt": "x", "video": "-", "retake": {"start": 0.0, "end": 1.0}})
+    request = to_request(body)[0].model_copy(update={"width": 66, "height": 66})
+    plan = make_plan(request, DEV.recipe)
+    found = make_quote(body, request, plan, DEV, predicted({}, 0), NOBODY, LOADED, Settings(), is_open=False)
+    assert not any("waste" in warning for warning in found.warnings)
+
+
 @pytest.mark.parametrize(
     ("gib", "precision", "offload", "fits"),
     [(141, "bf16", "none", True), (24, "fp8", "model", True), (24, "fp8", "model", False)],

@@ -89,15 +89,24 @@ def inspect_video(data: bytes, *, field: str, limits: VideoLimits) -> VideoInfo:
         return _inspect(data, limits)
 
 
-def read_frames(data: bytes, first: int, last: int, *, field: str, limits: VideoLimits) -> Iterator[Chunk]:
+def read_frames(
+    data: bytes, first: int, last: int, *, field: str, limits: VideoLimits, info: VideoInfo | None = None
+) -> Iterator[Chunk]:
     """The frames ``first`` to ``last - 1`` of a video as :func:`inspect_video` counts them, a few megabytes at a time.
+
+    Args:
+        data: the file.
+        first, last: frames, from 0.
+        field: it was sent in.
+        limits: what it may have.
+        info: what was said of it there, where it was asked before: that takes decoding all of it.
 
     Raises:
         UnsupportedMedia, MediaTooLarge: as there.
         Internal: it has not so many frames.
     """
     with _blamed(data, field):
-        info = _inspect(data, limits)
+        info = info or _inspect(data, limits)
         if not 0 <= first <= last <= info.num_frames:
             raise Internal(f"frames {first} to {last} of a video of {info.num_frames} were asked for")
         size = max(1, _CHUNK_BYTES // (3 * info.width * info.height))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ltx2.media.audio import Waveform, decode_audio, fit
 from ltx2.media.footage import Source
 from ltx2.media.images import decode_image
-from ltx2.media.videofile import VideoLimits, read_frames, read_sound
+from ltx2.media.videofile import VideoLimits, inspect_video, read_frames, read_sound
 from ltx2.model.lora import Lora
 from ltx2.pieces import Piece, source_frames, source_start
 from ltx2.plan import Plan
@@ -60,10 +60,11 @@ class Inputs:
         if request.video is None:
             return None
         data, field, limits = self.media[request.video], request.video, self.video_limits
+        info = inspect_video(data, field=field, limits=limits)
         is_heard = request.wants_sound and request.driving_audio is None
         return Source(
             source_start(request),
             source_frames(request),
-            partial(read_frames, data, field=field, limits=limits),
+            partial(read_frames, data, field=field, limits=limits, info=info),
             read_sound(data, field=field, limits=limits, max_seconds=limits.max_seconds) if is_heard else None,
         )
