@@ -19,6 +19,11 @@ RUNWARE = "runware-ltx2-fast.openapi.json"
 DOWNLOAD = "/v1/files/{file_id}/download"
 
 
+def some(few: int, many: int) -> pytest.MarkDecorator:
+    """How many examples an operation gets: few each time, many where there is time."""
+    return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.soak)])
+
+
 @pytest.fixture(scope="module")
 def quick_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of test cards that refuses what would take it seconds."""
@@ -37,12 +42,17 @@ def schemathesis(document: Path, url: str, phases: str, checks: tuple[str, ...] 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
+@some(10, 40)
 @pytest.mark.parametrize("name", [LTX2, COMMON])
-def test_the_server_answers_as_the_published_document_says(quick_server: Server, name: str, tmp_path: Path) -> None:
+def test_the_server_answers_as_the_published_document_says(
+    quick_server: Server, name: str, tmp_path: Path, examples: int
+) -> None:
     document = tmp_path / name
     document.write_bytes((SEED / name).read_bytes())
     phases = "examples,coverage,fuzzing"
-    schemathesis(document, quick_server.url, phases, CHECKS, "--max-examples", "25", "--exclude-path", DOWNLOAD)
+    schemathesis(
+        document, quick_server.url, phases, CHECKS, "--max-examples", f"{examples}", "--exclude-path", DOWNLOAD
+    )
 
 
 def test_a_download_has_the_type_of_its_file(quick_server: Server, tmp_path: Path) -> None:
@@ -60,21 +70,23 @@ def test_the_server_with_a_model_answers_as_the_published_document_says(server: 
     schemathesis(document, server.url, "examples")
 
 
-def test_the_server_answers_as_the_runware_document_says(fake_server: Server, tmp_path: Path) -> None:
+@some(10, 40)
+def test_the_server_answers_as_the_runware_document_says(fake_server: Server, tmp_path: Path, examples: int) -> None:
     document, published = tmp_path / RUNWARE, json.loads((SEED / RUNWARE).read_text())
     task = published["components"]["schemas"]["RequestBody"]["items"]["properties"]
     del task["webhookURL"], task["uploadEndpoint"]  # the hosts that are made up would be looked up for seconds
     document.write_text(json.dumps(published))
     try:
-        schemathesis(document, fake_server.url + "/v1", "coverage,fuzzing", CHECKS, "--max-examples", "25")
+        schemathesis(document, fake_server.url + "/v1", "coverage,fuzzing", CHECKS, "--max-examples", f"{examples}")
     finally:  # what was accepted is large, and others want the server
         for job in httpx.get(fake_server.url + "/v1/jobs").json()["data"]:
             if job["params"].get("width") == 1920:
                 httpx.delete(fake_server.url + "/v1/jobs/" + job["id"])
 
 
-def test_the_server_answers_as_our_own_document_says(quick_server: Server, tmp_path: Path) -> None:
+@some(1, 20)
+def test_the_server_answers_as_our_own_document_says(quick_server: Server, tmp_path: Path, examples: int) -> None:
     document = tmp_path / "ours.json"
     document.write_text(json.dumps(httpx.get(quick_server.url + "/openapi.json").json()))
     checks = (*CHECKS, "status_code_conformance")
-    schemathesis(document, quick_server.url, "examples,fuzzing", checks, "--max-examples", "3")
+    schemathesis(document, quick_server.url, "examples,fuzzing", checks, "--max-examples", f"{examples}")
