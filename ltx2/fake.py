@@ -46,12 +46,12 @@ from ltx2.errors import InvalidRequest, OutOfMemory, error_of
 from ltx2.imprint import explicit
 from ltx2.media.audio import Waveform, decode_audio, fit
 from ltx2.media.clip import write_clip
-from ltx2.media.footage import Footage, Range, Source
+from ltx2.media.footage import Footage, Source
 from ltx2.media.images import decode_image
 from ltx2.media.marks import Marks
 from ltx2.media.signing import Signer, load_signer
 from ltx2.media.videofile import VideoLimits, read_frames, read_sound
-from ltx2.pieces import source_frames, source_start
+from ltx2.pieces import Range, source_frames, source_start
 from ltx2.provenance import Provenance, versions
 from ltx2.recipes import NEUTRAL, recipe_for
 from ltx2.request import DEFAULT_FRAMES, GenerationRequest

@@ -4,11 +4,15 @@ Arithmetic alone, all in bytes. The figures of each generation are in :mod:`ltx2
 is :mod:`ltx2.model.placement`'s. This is here so that a server can say what a clip will take without the model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ltx2.geometry import Grid
+from ltx2.request import SIDES
 
+Shape = tuple[int, int, int]
+"""Width, height and frames."""
 Precision = Literal["bf16", "fp8", "fp8-storage", "fp32"]
 """How weights are stored, and what is multiplied: fp8 multiplies float8, fp8-storage only stores it."""
 DEQUANTISED = 16_384 * 4096 * 2
@@ -129,3 +133,24 @@ class Footprint:
     def _decoding(self, grid: Grid, *, tiled: bool) -> int:
         decoder = self.activations.diffusion_decoder if self.diffuses else self.activations.vae
         return self.decoder + self._bytes(decoder.peak(grid, tiled=tiled))
+
+
+def longest_below(num_frames: int, fits: Callable[[int], bool]) -> int:
+    """The most frames below a number, 8k + 1 of them, that fit; 0 if none do."""
+    return next(filter(fits, range((num_frames - 2) // 8 * 8 + 1, 0, -8)), 0)
+
+
+def what_fits(shape: Shape, frames: int, fits: Callable[[Shape], bool]) -> str | None:
+    """What to ask for instead of a clip that does not fit, in words; None where nothing is known to fit.
+
+    Args:
+        shape: that does not.
+        frames: that do at the same size; 0 if none do.
+        fits: whether another does.
+    """
+    width, height, num_frames = shape
+    halved = width // 64 * 32, height // 64 * 32
+    found = [f"{frames} frames at {width}x{height}"] if frames else []
+    if min(halved) >= SIDES[0] and fits((*halved, num_frames)):
+        found.append(f"{num_frames} frames at {halved[0]}x{halved[1]}")
+    return " or ".join(found) + " should fit" if found else None

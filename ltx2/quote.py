@@ -6,8 +6,8 @@ from typing import Any, Final
 from pydantic import Field
 
 from ltx2.engine import PHASES, EngineStatus, ModelFacts
-from ltx2.footprint import Footprint
-from ltx2.geometry import Grid, make_grid
+from ltx2.footprint import Footprint, Shape, longest_below, what_fits
+from ltx2.geometry import make_grid
 from ltx2.imprint import settled
 from ltx2.payload import SAID_BY_A_VIDEO, GenerateBody
 from ltx2.plan import Plan
@@ -17,7 +17,6 @@ from ltx2.settings import Settings
 GB: Final = 1e9
 WASTE: Final = 1.1
 """How much more may be generated than was asked for until that is worth a word."""
-SMALLEST: Final = 64
 
 NO_GPU: Final = "the model runs on a CPU"
 NOT_TOLD: Final = "the model is on another machine, which does not say"
@@ -227,20 +226,13 @@ def _what_fits(plan: Plan, footprint: Footprint) -> str:
     """The longest clip of the same size that fits, and the same length at half the size."""
     grid = plan.grid
 
-    def fits(other: Grid) -> bool:
+    def fits(shape: Shape) -> bool:
+        other = make_grid(*shape, grid.fps, stages=plan.stages)
         return max(footprint.peaks(other)) <= footprint.available
 
-    def sized(width: int, height: int, num_frames: int) -> Grid:
-        return make_grid(width, height, num_frames, grid.fps, stages=plan.stages)
-
-    found = []
-    shorter = range((grid.num_frames - 2) // 8 * 8 + 1, 0, -8)
-    if frames := next((frames for frames in shorter if fits(sized(grid.width, grid.height, frames))), 0):
-        found.append(f"{frames} frames at {grid.width}x{grid.height}")
-    halved = grid.width // 64 * 32, grid.height // 64 * 32
-    if min(halved) >= SMALLEST and fits(sized(*halved, grid.num_frames)):
-        found.append(f"{grid.num_frames} frames at {halved[0]}x{halved[1]}")
-    return " or ".join(found) + " should fit" if found else "Ask for fewer frames or a smaller picture"
+    frames = longest_below(grid.num_frames, lambda frames: fits((grid.width, grid.height, frames)))
+    shape = grid.width, grid.height, grid.num_frames
+    return what_fits(shape, frames, fits) or "Ask for fewer frames or a smaller picture"
 
 
 def _of_the_time(seconds: QuoteSeconds, queue: QuoteQueue, settings: Settings) -> Iterator[str]:

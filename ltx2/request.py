@@ -27,9 +27,10 @@ def _check_frame_index(value: object) -> object:
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=100_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 NegativePrompt = Annotated[str, StringConstraints(max_length=100_000, pattern=r"^[^\x00]*$")]
 SIDES = range(64, 8193, 2)
+MOST_FRAMES = 100_000
 FPS = (1, 120)
 Size = Annotated[int, Field(ge=SIDES[0], le=SIDES[-1], multiple_of=SIDES.step)]
-NumFrames = Annotated[int, Field(ge=1, le=100_000)]
+NumFrames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 Fps = Annotated[float, Field(ge=FPS[0], le=FPS[1])]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -55,7 +56,6 @@ Flaw = Literal["silent", "frozen"]
 """What a clip may have that another seed may not."""
 
 DEFAULT_FRAMES = 49
-MOST_FRAMES = 100_000
 MOST_LORAS = 8
 MOST_FLAWS = 2
 

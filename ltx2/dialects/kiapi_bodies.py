@@ -22,6 +22,7 @@ from ltx2.payload import FILE_ID, MOST_VALUES, Sources
 from ltx2.provenance import Provenance
 from ltx2.quality import QualityReport
 from ltx2.request import (
+    MOST_FRAMES,
     AudioTrack,
     Decibels,
     Flaw,
@@ -102,7 +103,7 @@ class FileDataURLRef(Lenient):
 
 FileRef = Annotated[FileIDRef | FileURLRef | FileDataURLRef, Field(discriminator="type"), BeforeValidator(_known_kind)]
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
-Frames = Annotated[int, Field(ge=1, le=100_000), AfterValidator(_grid_of_frames)]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES), AfterValidator(_grid_of_frames)]
 Length = Annotated[Frames | None, WrapValidator(_or_auto), WithJsonSchema(_LENGTH)]
 
 

@@ -19,6 +19,7 @@ from ltx2.errors import InvalidRequest
 from ltx2.formats import SOUNDS, OutputFormat
 from ltx2.payload import Sources
 from ltx2.request import (
+    MOST_FRAMES,
     AudioTrack,
     ContentCheck,
     FrameIndex,
@@ -34,7 +35,6 @@ from ltx2.settings import Settings
 
 DEFAULT_SIZES: Final = ((1920, 1080), (1280, 720), (640, 360))
 """Of a clip whose size nobody asked for: the first that the server allows."""
-MOST_FRAMES: Final = 100_000
 VIDEO: Final = "inputs.video"
 _SETTINGS: Final = "providerSettings.lightricks"
 _SOUND: Final = f"{_SETTINGS}.generateAudio"

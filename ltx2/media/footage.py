@@ -6,15 +6,11 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ltx2.media.audio import LAYOUTS, Waveform, change_rate, fit
 from ltx2.media.audiofile import Samples
-
-Chunk = NDArray[np.uint8]
-"""Frames as RGB, ``[n, height, width, 3]``."""
-Range = tuple[int, int]
-"""The first, and the one after the last."""
+from ltx2.media.video import Chunk
+from ltx2.pieces import Range
 
 FADE_SECONDS: Final = 0.02
 """What is kept fades into what is new for so long: two waves that do not meet would click."""

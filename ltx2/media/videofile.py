@@ -27,11 +27,9 @@ from ltx2.media.audio import Waveform, decode_audio, is_too_long
 from ltx2.media.audiofile import MAX_INDEX_ENTRIES, index_entries
 from ltx2.media.rgb import check_picture, is_transposed, upright
 from ltx2.media.sniff import describe, kind
+from ltx2.media.video import Chunk
 from ltx2.request import FPS
 from ltx2.settings import Settings
-
-Chunk = NDArray[np.uint8]
-"""Frames as RGB, [n, height, width, 3]."""
 
 _KINDS: Final = ("mov", "matroska")
 _CODECS: Final = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "prores")

@@ -11,7 +11,8 @@ from torch import Tensor
 from ltx2.engine import Cancelled, Phase
 from ltx2.geometry import Grid
 from ltx2.media.audio import Waveform, fit
-from ltx2.media.footage import Chunk, Footage
+from ltx2.media.footage import Footage
+from ltx2.media.video import Chunk
 from ltx2.model.components import Components
 from ltx2.model.conditioning import (
     Conditioning,

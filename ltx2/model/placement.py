@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from ltx2.errors import NotReady
-from ltx2.footprint import Activations, Footprint, Peaks, Precision
+from ltx2.footprint import Activations, Footprint, Peaks, Precision, Shape, longest_below
 from ltx2.geometry import Grid
 from ltx2.model.fp8 import has_fp8_matmul
 from ltx2.model.memory import OUTSIDE_SHARE, streamed_bytes, typical_grid, weight_bytes
@@ -31,8 +31,6 @@ RESERVED_SHARE = 0.04
 PINNED = 1.1
 """What a weight takes in pinned memory, of what it has: torch rounds each tensor up to a power of two."""
 GB = 1e9
-Shape = tuple[int, int, int]
-"""Width, height and frames of a clip."""
 RELIEF = 0.75
 """The share of what was too much that should not be."""
 
@@ -172,8 +170,7 @@ class Placement:
     def fitting_frames(self, failed: Shape) -> int:
         """The longest clip of the same size that should fit where this one did not; 0 if none does."""
         width, height, num_frames = failed
-        shorter = range((num_frames - 2) // 8 * 8 + 1, 0, -8)
-        return next((frames for frames in shorter if self.should_fit((width, height, frames), failed)), 0)
+        return longest_below(num_frames, lambda frames: self.should_fit((width, height, frames), failed))
 
     def describe(self) -> str:
         """What was decided and what it costs, for the log."""

@@ -9,6 +9,7 @@ import torch
 
 from ltx2.engine import Cancelled, Phase
 from ltx2.errors import NotReady, OutOfMemory
+from ltx2.footprint import what_fits
 from ltx2.media.clip import write_clip
 from ltx2.media.signing import Signer, load_signer
 from ltx2.media.videofile import VideoLimits
@@ -117,16 +118,14 @@ class Runner:
         )
 
     def _what_fits(self, request: GenerationRequest) -> str:
-        width, height, num_frames = failed = request.width, request.height, request.num_frames or DEFAULT_FRAMES
-        halved = width // 64 * 32, height // 64 * 32
-        fits = []
+        failed = request.width, request.height, request.num_frames or DEFAULT_FRAMES
+        found = None
         if self.components.residency is not None:
             placement = self.components.residency.placement
-            if frames := placement.fitting_frames(failed):
-                fits.append(f"{frames} frames at {width}x{height}")
-            if min(halved) >= 64 and placement.should_fit((*halved, num_frames), failed):
-                fits.append(f"{num_frames} frames at {halved[0]}x{halved[1]}")
-        return " or ".join(fits) + " should fit" if fits else "ask for fewer frames or a smaller picture"
+            found = what_fits(
+                failed, placement.fitting_frames(failed), lambda shape: placement.should_fit(shape, failed)
+            )
+        return found or "ask for fewer frames or a smaller picture"
 
     def _run(
         self,
