@@ -87,10 +87,10 @@ class Denoiser:
         video_sigma, audio_sigma = video.sigma(sigma), audio.sigma(sigma)
         with ExitStack() as hooks:
             hooks.enter_context(
-                _gate_timestep(transformer.av_cross_attn_video_a2v_gate, audio_sigma * self._gate_scale)
+                gate_timestep(transformer.av_cross_attn_video_a2v_gate, audio_sigma * self._gate_scale)
             )
             hooks.enter_context(
-                _gate_timestep(transformer.av_cross_attn_audio_v2a_gate, video_sigma * self._gate_scale)
+                gate_timestep(transformer.av_cross_attn_audio_v2a_gate, video_sigma * self._gate_scale)
             )
             if perturbation is not None:
                 hooks.enter_context(_keep_unperturbed(transformer, perturbation))
@@ -119,8 +119,8 @@ class Denoiser:
 
 
 @contextmanager
-def _gate_timestep(gate: nn.Module, sigma: Tensor) -> Iterator[None]:
-    """Make a gate see this sigma ``[1]`` instead of the timesteps it is given."""
+def gate_timestep(gate: nn.Module, sigma: Tensor) -> Iterator[None]:
+    """Make a gate see this sigma, ``[1]`` or one for each sample, instead of the timesteps it is given."""
 
     def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (sigma * TIMESTEP_SCALE, *args[1:])

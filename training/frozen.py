@@ -1,0 +1,66 @@
+"""Parts as the next ones need them: the averaged weights of a run, and the statistics of their latents.
+
+``python -m training.frozen vae`` (or ``audio_vae``) fixes what the encoder says from now on; whatever is trained
+on its latents is bound to it. The decoder may go on (``video_decoder``).
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training import audio_vae, text, video_vae
+from training.loop import RUNS, averaged
+
+FROZEN = RUNS / "frozen"
+SAMPLES = 96
+
+
+def freeze(part: str) -> None:
+    """Write a VAE with the mean and spread of each of its latents' channels over the world."""
+    rng = np.random.default_rng(5)
+    vae: Any = video_vae.build() if part == "vae" else audio_vae.build()
+    vae.load_state_dict(averaged("video_vae" if part == "vae" else part))
+    vae.eval()
+    drawn = []
+    with torch.inference_mode():
+        for _ in range(SAMPLES):
+            if part == "vae":
+                drawn.append(vae.encode(video_vae.batch(rng, 128, 9, 1)).latent_dist.mode().flatten(2))
+            else:
+                mel = audio_vae.log_mel(audio_vae.sound(rng, 0.84, audio_vae.SAMPLE_RATE))
+                # one statistic for each channel and band
+                drawn.append(vae.encode(mel[None]).latent_dist.mode().transpose(2, 3).flatten(1, 2))
+    values = torch.cat(drawn, dim=-1).transpose(0, 1).flatten(1)
+    vae.latents_mean.copy_(values.mean(1))
+    vae.latents_std.copy_(values.std(1).clamp_min(1e-2))
+    print(part, "spread", [round(float(x), 3) for x in vae.latents_std.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]))])
+    vae.save_pretrained(FROZEN / part)
+
+
+def load(part: str) -> Any:
+    """A part that was frozen, or of the text run."""
+    if part == "reader":
+        reader = text.Reader()
+        reader.load_state_dict(averaged("text"))
+        return reader.eval().requires_grad_(requires_grad=False)
+    kind: Any = type(video_vae.build() if part == "vae" else audio_vae.build())
+    return kind.from_pretrained(FROZEN / part).eval().requires_grad_(requires_grad=False)
+
+
+def normalised(vae: Any, latents: Tensor) -> Tensor:
+    """Video latents ``[B, C, F, h, w]`` with a spread of 1."""
+    shape = (1, -1, 1, 1, 1)
+    return (latents - vae.latents_mean.view(shape)) / vae.latents_std.view(shape)
+
+
+def paths() -> list[Path]:
+    """What is frozen by now."""
+    return sorted(FROZEN.iterdir()) if FROZEN.exists() else []
+
+
+if __name__ == "__main__":
+    freeze(sys.argv[1])
