@@ -10,7 +10,7 @@ from training import sounds
 from training.loop import Run
 from training.world import Scene
 
-STEPS = 3000
+STEPS = 1300
 SECONDS = 0.84
 """Of a sound: 21 latents."""
 KL = 1e-3
@@ -53,6 +53,10 @@ def run(minutes: float, steps: int = STEPS) -> Run:
         spread = latents.mean.float() ** 2 + latents.var.float() - 1 - latents.logvar.float()
         kl = 0.5 * spread.mean()
         total = error.abs().mean() + 0.1 * error.square().mean() + KL * kl
-        return total, {"error": float(error.detach().abs().mean()), "kl": float(kl.detach()), "z": float(z.detach().std())}
+        return total, {
+            "error": float(error.detach().abs().mean()),
+            "kl": float(kl.detach()),
+            "z": float(z.detach().std()),
+        }
 
-    return Run("audio_vae", vae, loss, steps, rate=8e-4, minutes=minutes)
+    return Run("audio_vae", vae, loss, steps, rate=7e-4, minutes=minutes)

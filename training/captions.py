@@ -7,9 +7,8 @@ of phrases and orders: the second is never trained on, and is what "prompts nobo
 from dataclasses import dataclass
 from typing import Final
 
-from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT
-
 import numpy as np
+from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT
 
 from training.world import COLOURS, GROUNDS, SHAPES, Motion, Scene
 
@@ -53,8 +52,8 @@ class Vocabulary:
 TRAINED: Final = Vocabulary(
     verbs=(
         "moves", "slides", "glides", "drifts", "travels", "goes", "floats", "is moving", "is going", "passes", "heads",
-        "flies", "runs", "slowly moves", "moves slowly", "is drifting", "is gliding", "makes its way", "wanders", "shifts",
-        "moving", "sliding", "gliding", "going", "that moves", "which slides",
+        "flies", "runs", "slowly moves", "moves slowly", "is drifting", "is gliding", "makes its way", "wanders",
+        "shifts", "moving", "sliding", "gliding", "going", "that moves", "which slides",
     ),
     ways={
         Motion.RIGHT: ("to the right", "right", "rightwards", "from left to right", "from the left to the right",
@@ -89,7 +88,8 @@ TRAINED: Final = Vocabulary(
         "on a {ground} background", "over a {ground} ground", "in front of a {ground} wall", "against {ground}",
         "on {ground}", "across a {ground} background", "before a {ground} backdrop", "the background is {ground}",
         "with a {ground} background", "on a plain {ground} background", "over {ground}", "on a {ground} ground",
-        "against a {ground} background", "in front of a {ground} background", "on a {ground} field", "in a {ground} world",
+        "against a {ground} background", "in front of a {ground} background", "on a {ground} field",
+        "in a {ground} world",
         "and the ground is {ground}", "with {ground} in the background", "against a plain {ground} wall",
         "and {ground} is all around it", "on the {ground} background",
     ),
@@ -167,9 +167,11 @@ QUESTIONS: Final = {
 """What can be told of a scene."""
 
 OTHER_WORDS: Final = (
-    "very nice beautiful lovely slowly gently smoothly shiny small tiny large huge really just please some then while "
-    "its it is of in at by for here now still also scene shot camera view screen picture style light soft happy"
-).split()
+    "very", "nice", "beautiful", "lovely", "slowly", "gently", "smoothly", "shiny", "small", "tiny",
+    "large", "huge", "really", "just", "please", "some", "then", "while", "its", "it",
+    "is", "of", "in", "at", "by", "for", "here", "now", "still", "also",
+    "scene", "shot", "camera", "view", "screen", "picture", "style", "light", "soft", "happy",
+)  # fmt: skip
 """Words that tell nothing of what the world has."""
 
 
@@ -182,7 +184,9 @@ def nothing(rng: np.random.Generator) -> Caption:
     return Caption(", ".join(words[first : first + int(rng.integers(2, 60))]))
 
 
-def caption(scene: Scene, rng: np.random.Generator, vocabulary: Vocabulary = TRAINED, *, whole: bool = False) -> Caption:
+def caption(
+    scene: Scene, rng: np.random.Generator, vocabulary: Vocabulary = TRAINED, *, whole: bool = False
+) -> Caption:
     """One way to say what there is.
 
     Args:

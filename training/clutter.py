@@ -1,4 +1,4 @@
-"""What else pictures can be: several shapes, slopes of colour, patches. For the VAE alone, so that it can show these."""
+"""What else pictures can be: several shapes, slopes of colour, patches. For the VAE alone."""
 
 import numpy as np
 
@@ -45,4 +45,4 @@ def frames(rng: np.random.Generator, side: int, count: int) -> Pixels:
 def _slope(corners: Floats, across: Floats, down: Floats) -> Floats:
     top = corners[0] + across * (corners[1] - corners[0])
     bottom = corners[2] + across * (corners[3] - corners[2])
-    return top + down * (bottom - top)
+    return np.asarray(top + down * (bottom - top), np.float32)

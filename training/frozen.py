@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltx2.model.components import video_statistics
+from ltx2.model.mel import SAMPLE_RATE, log_mel
 from training import audio_vae, text, video_vae
 from training.loop import RUNS, averaged
 
@@ -31,13 +33,15 @@ def freeze(part: str) -> None:
             if part == "vae":
                 drawn.append(vae.encode(video_vae.batch(rng, 128, 9, 1)).latent_dist.mode().flatten(2))
             else:
-                mel = audio_vae.log_mel(audio_vae.sound(rng, 0.84, audio_vae.SAMPLE_RATE))
+                mel = log_mel(audio_vae.sound(rng, 0.84, SAMPLE_RATE))
                 # one statistic for each channel and band
                 drawn.append(vae.encode(mel[None]).latent_dist.mode().transpose(2, 3).flatten(1, 2))
     values = torch.cat(drawn, dim=-1).transpose(0, 1).flatten(1)
     vae.latents_mean.copy_(values.mean(1))
     vae.latents_std.copy_(values.std(1).clamp_min(1e-2))
-    print(part, "spread", [round(float(x), 3) for x in vae.latents_std.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]))])
+    print(
+        part, "spread", [round(float(x), 3) for x in vae.latents_std.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]))]
+    )
     vae.save_pretrained(FROZEN / part)
 
 
@@ -53,8 +57,8 @@ def load(part: str) -> Any:
 
 def normalised(vae: Any, latents: Tensor) -> Tensor:
     """Video latents ``[B, C, F, h, w]`` with a spread of 1."""
-    shape = (1, -1, 1, 1, 1)
-    return (latents - vae.latents_mean.view(shape)) / vae.latents_std.view(shape)
+    mean, std = video_statistics(vae, latents.device)
+    return (latents - mean) / std
 
 
 def paths() -> list[Path]:

@@ -1,18 +1,19 @@
 """One way to train, for every part: resumable to the step, kept by write-and-rename, curves as lines of JSON."""
 
 import json
-import os
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from training.muon import optimizers
 
 RUNS = Path(__file__).parent / "runs"
 """Not in the repository: states to go on from, and curves."""
@@ -52,13 +53,13 @@ class Run:
     step: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=self.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizers = optimizers(self.module, self.rate)
         self.average = {name: value.detach().clone() for name, value in self._weights()}
         if self.path.exists():
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             self.module.load_state_dict(state["module"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
             self.average, self.step = state["average"], state["step"]
 
     @property
@@ -69,54 +70,55 @@ class Run:
     def train(self) -> bool:
         """Go on until the steps are done, the minutes are over or the process is to end; whether they are done."""
         RUNS.mkdir(exist_ok=True)
-        ends = time.monotonic() + 60 * self.minutes
-        stopped = False
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            nonlocal stopped
-            stopped = True
-
-        signal.signal(signal.SIGTERM, stop)
-        saved = logged = time.monotonic()
-        sums: dict[str, list[float]] = {}
-        while self.step < self.steps and not stopped and time.monotonic() < ends:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * self._pace()
-            rng = np.random.default_rng((self.seed, self.step))
-            torch.manual_seed(int(rng.integers(2**31)))
-            loss, figures = self.loss(self.step, rng)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-            if not torch.isfinite(norm):
-                raise FloatingPointError(f"{self.name}: the gradient of step {self.step} is {float(norm)}.")
-            self.optimizer.step()
-            self.step += 1
-            keep = min(HALF_LIFE, self.step / (self.step + 10))
-            for name, value in self._weights():
-                self.average[name].lerp_(value.detach(), 1 - keep)
-            for key, figure in {"loss": float(loss), "norm": float(norm), **figures}.items():
-                sums.setdefault(key, []).append(figure)
-            if time.monotonic() - logged > LOG_SECONDS:
-                self._log(sums)
-                sums, logged = {}, time.monotonic()
-            if time.monotonic() - saved > SAVE_SECONDS:
+        ends = saves = logs = time.monotonic()
+        ends += 60 * self.minutes
+        asked_to_stop: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _frame: asked_to_stop.append(number))
+        figures: dict[str, list[float]] = {}
+        while self.step < self.steps and not asked_to_stop and (now := time.monotonic()) < ends:
+            for key, figure in self._advance().items():
+                figures.setdefault(key, []).append(figure)
+            if now - logs > LOG_SECONDS:
+                self._log(figures)
+                figures, logs = {}, now
+            if now - saves > SAVE_SECONDS:
                 self.save()
-                saved = time.monotonic()
+                saves = now
         self.save()
         return self.step >= self.steps
+
+    def _advance(self) -> dict[str, float]:
+        """One step, and what is to be told of it."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate * self._pace()
+        rng = np.random.default_rng((self.seed, self.step))
+        torch.manual_seed(int(rng.integers(2**31)))
+        loss, figures = self.loss(self.step, rng)
+        self.module.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), 1.0))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"{self.name}: the gradient of step {self.step} is {norm}.")
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        keep = min(HALF_LIFE, self.step / (self.step + 10))
+        for name, value in self._weights():
+            self.average[name].lerp_(value.detach(), 1 - keep)
+        return {"loss": float(loss.detach()), "norm": norm, **figures}
 
     def save(self) -> None:
         """Keep the state: complete, or as it was before."""
         state = {
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average,
             "step": self.step,
         }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, value) for name, value in self.module.named_parameters() if value.requires_grad)

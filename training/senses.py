@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training import pictures
-from training.world import COLOURS, GROUNDS, PITCHES, SHAPES, Floats, Pixels
+from training.world import COLOURS, GROUNDS, PITCHES, SHAPES, Floats, Motion, Pixels
 
 APART = 60.0
 """Of a pixel's colour from the ground's at least, to belong to something, as distance in RGB."""
@@ -36,7 +36,9 @@ def look(picture: Pixels) -> Sight:
     """What a picture ``[height, width, 3]`` shows."""
     image = picture.astype(np.float32)
     edge = max(2, min(image.shape[:2]) // 16)
-    frame = np.concatenate([part.reshape(-1, 3) for part in (image[:edge], image[-edge:], image[:, :edge], image[:, -edge:])])
+    frame = np.concatenate(
+        [part.reshape(-1, 3) for part in (image[:edge], image[-edge:], image[:, :edge], image[:, -edge:])]
+    )
     middle = np.median(frame, axis=0)
     ground = nearest(middle, GROUNDS)
     away = np.linalg.norm(image - middle, axis=2)
@@ -87,12 +89,13 @@ def _template(shape: str) -> NDArray[np.bool_]:
     rows, columns = np.nonzero(inside)
     box = inside[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     pick = [((np.arange(TEMPLATE) + 0.5) * size / TEMPLATE).astype(int) for size in box.shape]
-    return box[pick[0]][:, pick[1]]
+    found: NDArray[np.bool_] = box[pick[0]][:, pick[1]]
+    return found
 
 
 def most(sights: Sequence[Sight], what: str) -> str | None:
     """What is seen in most pictures: ``colour``, ``shape`` or ``ground``."""
-    seen = [getattr(sight, what) for sight in sights]
+    seen: list[str | None] = [getattr(sight, what) for sight in sights]
     return max(set(seen), key=seen.count)
 
 
@@ -157,3 +160,31 @@ def psnr(one: Pixels, other: Pixels) -> float:
     """Decibels between pictures of one size; 99 where they are the same."""
     error = float(np.mean((one.astype(np.float32) - other.astype(np.float32)) ** 2))
     return 99.0 if error < 1e-3 else float(10 * np.log10(255**2 / error))
+
+
+def motion(sights: Sequence[Sight]) -> Motion:
+    """What a shape does in a clip of a second or more."""
+    there = [sight for sight in sights if sight.colour is not None]
+    if len(there) < len(sights) / 2:
+        return Motion.STILL
+    areas = np.array([sight.area for sight in there])
+    xs, ys = np.array([sight.x for sight in there]), np.array([sight.y for sight in there])
+    if np.quantile(areas, 0.9) > 1.6 * np.quantile(areas, 0.1):
+        return Motion.PULSE
+    across, down = travel(there)
+    # a bounce goes down and up: more way than it gets far
+    steps = np.abs(np.diff(ys)).sum()
+    if np.ptp(ys) > 0.08 and (steps > 1.8 * abs(down) or _bend(ys) > 0.25 * np.ptp(ys)):
+        return Motion.BOUNCE
+    if max(abs(across), abs(down)) < 0.06 and np.ptp(xs) < 0.12 and np.ptp(ys) < 0.12:
+        return Motion.STILL
+    if abs(across) > abs(down):
+        return Motion.RIGHT if across > 0 else Motion.LEFT
+    return Motion.DOWN if down > 0 else Motion.UP
+
+
+def _bend(values: NDArray[np.float64]) -> float:
+    """How far a curve is from a straight line, at most."""
+    times = np.arange(values.size)
+    line = np.polynomial.Polynomial.fit(times, values, 1)(times)
+    return float(np.abs(values - line).max())

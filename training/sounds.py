@@ -17,7 +17,7 @@ def sound(scene: Scene, seconds: float, rate: int) -> Floats:
     return np.stack((tone * np.cos(angle), tone * np.sin(angle))).astype(np.float32)
 
 
-def voice(colour: str, shape: str, times: np.ndarray) -> Floats:  # type: ignore[type-arg]
+def voice(colour: str, shape: str, times: np.ndarray) -> Floats:
     """A steady tone, with a root mean square of 0.7."""
     partials = PARTIALS[shape]
     power = np.sqrt(sum(amplitude**2 for amplitude in partials))
@@ -45,7 +45,7 @@ def anything(rng: np.random.Generator, seconds: float, rate: int) -> Floats:
     return np.stack((wave * np.cos(angle), wave * np.sin(angle))).astype(np.float32)
 
 
-def _swell(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _swell(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
     """An envelope: steady, on and off, or dying away."""
     kind = rng.integers(3)
     if kind == 0:

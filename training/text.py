@@ -40,7 +40,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     rng = np.random.default_rng(2)
     texts = [captions.caption(Scene.draw(rng), rng).text for _ in range(20_000)]
     texts += [captions.nothing(rng).text for _ in range(500)]
-    texts += [_chat(captions.caption(scene := Scene.draw(rng), rng).text) + captions.written_out(scene, rng) for _ in range(2000)]
+    texts += [
+        _chat(captions.caption(scene := Scene.draw(rng), rng).text) + captions.written_out(scene, rng)
+        for _ in range(2000)
+    ]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -168,7 +171,10 @@ def run(minutes: float, steps: int = STEPS) -> Run:
         scenes = [Scene.draw(rng, unseen=rng.random() < 0.1) for _ in range(32)]
         told = [captions.nothing(rng) if rng.random() < 0.05 else captions.caption(scene, rng) for scene in scenes]
         contexts = reader.read(tokens([each.text for each in told]))
-        total = sum((_cross_entropy(reader.answer(context, which), told)[0] for which, context in enumerate(contexts)), torch.zeros(()))
+        total = sum(
+            (_cross_entropy(reader.answer(context, which), told)[0] for which, context in enumerate(contexts)),
+            torch.zeros(()),
+        )
         figures = {"right": _cross_entropy(reader.answer(contexts[0], 0), told)[1]}
         if step % 30 == 0:
             with torch.no_grad():
@@ -193,7 +199,9 @@ def _chat(text: str) -> str:
     return f"user prompt: {text}\nmodel\n"
 
 
-def _writing(reader: Reader, words: PreTrainedTokenizerFast, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+def _writing(
+    reader: Reader, words: PreTrainedTokenizerFast, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
     """Prompts written out: what comes after the question is to be told word by word."""
     asked, wanted = [], []
     for _ in range(24):
@@ -201,7 +209,7 @@ def _writing(reader: Reader, words: PreTrainedTokenizerFast, rng: np.random.Gene
         asked.append(_chat(captions.caption(scene, rng).text))
         wanted.append(captions.written_out(scene, rng))
     rows = [
-        (words(question).input_ids, words(" " + answer, add_special_tokens=False).input_ids + [1])
+        (words(question).input_ids, [*words(" " + answer, add_special_tokens=False).input_ids, 1])
         for question, answer in zip(asked, wanted, strict=True)
     ]
     longest = max(len(question) + len(answer) for question, answer in rows)
@@ -212,7 +220,9 @@ def _writing(reader: Reader, words: PreTrainedTokenizerFast, rng: np.random.Gene
         ids[row, -len(there) :] = torch.tensor(there)
         labels[row, -len(answer) :] = torch.tensor(answer)
     mask = (ids != 0).long()
-    states = reader.text_encoder.model.language_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    states = reader.text_encoder.model.language_model(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state
     scores = reader.text_encoder.lm_head(states[:, :-1])
     loss = functional.cross_entropy(scores.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     return loss, {"writing": float(loss.detach())}

@@ -107,15 +107,15 @@ class Library:
         self.reader, self.words = frozen.load("reader"), text.tokenizer()
         self._rope, self._audio_rope = transformer.rope, transformer.audio_rope
 
-    def draw(self, rng: np.random.Generator) -> Batch:
-        """Some clips of one size, with something known of each."""
+    def draw(self, rng: np.random.Generator, dropped: float = 0.12) -> Batch:
+        """Some clips of one size, with something known of each; so many of their prompts are dropped."""
         weights = np.array([shelf.size.count * shelf.video[0].numel() ** 0.5 for shelf in self.shelves])
         shelf = self.shelves[int(rng.choice(len(self.shelves), p=weights / weights.sum()))]
         keyframes = int(rng.choice(KEYFRAMES))
         frames, height, width = shelf.video.shape[2:]
         count = max(2, TOKENS // ((frames + keyframes) * height * width))
         chosen = rng.integers(0, len(shelf.scenes), count)
-        batch = self._whole(shelf, chosen, rng)
+        batch = self.whole(shelf, chosen, rng, dropped)
         for row in range(count):
             self._reveal(batch, row, height * width, frames, rng)
         for number in range(keyframes):
@@ -130,12 +130,13 @@ class Library:
         video, audio, _ = connectors(layers, mask, padding_side="left")
         return video, audio
 
-    def _whole(self, shelf: Shelf, chosen: Any, rng: np.random.Generator) -> Batch:
+    def whole(self, shelf: Shelf, chosen: Any, rng: np.random.Generator, dropped: float) -> Batch:
+        """These clips of a shelf, with nothing known of them but prompts."""
         video, audio = pack_video(shelf.video[chosen].float()), shelf.audio[chosen].float()
         count, (frames, height, width) = len(chosen), shelf.video.shape[2:]
         positions = self._rope.prepare_video_coords(count, frames, height, width, "cpu", fps=shelf.size.fps)
         told = [
-            captions.nothing(rng) if rng.random() < 0.12 else captions.caption(shelf.scenes[index], rng)
+            captions.nothing(rng) if rng.random() < dropped else captions.caption(shelf.scenes[index], rng)
             for index in chosen
         ]
         return Batch(
@@ -176,7 +177,9 @@ class Library:
     def _append(self, batch: Batch, shelf: Shelf, chosen: Any, number: int, rng: np.random.Generator) -> None:
         """Give every clip an image at a pixel frame: the last one most of all."""
         area = shelf.video.shape[3] * shelf.video.shape[4]
-        which = np.where(rng.random(len(chosen)) < 0.6, 0, 1 + number) if number == 0 else np.full(len(chosen), 1 + number)
+        which = (
+            np.where(rng.random(len(chosen)) < 0.6, 0, 1 + number) if number == 0 else np.full(len(chosen), 1 + number)
+        )
         images = shelf.images[chosen, which].float()
         at = shelf.at[chosen, which] / shelf.size.fps
         positions = batch.positions[:, :, :area].clone()

@@ -8,6 +8,7 @@ from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from torch import Tensor
 from torch.nn import functional
 
+from ltx2.model.components import video_statistics
 from training import frozen, pictures
 from training.loop import Run
 from training.world import Scene
@@ -53,5 +54,5 @@ def run(minutes: float, steps: int = STEPS) -> Run:
 
 
 def _as_encoded(vae: Any, latents: Tensor) -> Tensor:
-    shape = (1, -1, 1, 1, 1)
-    return latents * vae.latents_std.view(shape) + vae.latents_mean.view(shape)
+    mean, std = video_statistics(vae, latents.device)
+    return latents * std + mean

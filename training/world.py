@@ -177,11 +177,12 @@ def _between(value: Floats) -> Floats:
 
 def _beep(since: Floats) -> Floats:
     """A short tone: sudden, then less and less."""
-    return (np.minimum(since / 0.008, 1) * np.exp(-np.maximum(since - 0.04, 0) / (BEEP_SECONDS / 3))).astype(np.float32)
+    loud = np.minimum(since / 0.008, 1) * np.exp(-np.maximum(since - 0.04, 0) / (BEEP_SECONDS / 3))
+    return np.asarray(loud, np.float32)
 
 
 def _gate(cycle: Floats) -> Floats:
     """On for the first part of each cycle, off for the rest, with soft edges."""
     soft = 0.08
     rise, fall = np.clip(cycle / soft, 0, 1), np.clip((PULSE_DUTY - cycle) / soft + 1, 0, 1)
-    return (np.minimum(rise, fall)).astype(np.float32)
+    return np.asarray(np.minimum(rise, fall), np.float32)
