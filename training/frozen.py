@@ -18,6 +18,8 @@ from training import audio_vae, text, video_vae
 from training.loop import RUNS, averaged
 
 FROZEN = RUNS / "frozen"
+PARTS = Path(__file__).parent / "parts"
+"""In the repository: what is done, as :mod:`training.ship` writes it."""
 SAMPLES = 96
 
 
@@ -46,24 +48,27 @@ def freeze(part: str) -> None:
 
 
 def load(part: str) -> Any:
-    """A part that was frozen, or of the text run."""
+    """A part that is done: ``vae``, ``audio_vae``, or ``reader``, a :class:`training.text.Reader`.
+
+    Of this machine's runs, or else as the repository has it.
+    """
     if part == "reader":
-        reader = text.Reader()
-        reader.load_state_dict(averaged("text"))
-        return reader.eval().requires_grad_(requires_grad=False)
-    kind: Any = type(video_vae.build() if part == "vae" else audio_vae.build())
-    return kind.from_pretrained(FROZEN / part).eval().requires_grad_(requires_grad=False)
+        module: Any = text.Reader()
+        if (RUNS / "text.pt").exists():
+            module.load_state_dict(averaged("text"))
+        else:
+            module.text_encoder = type(module.text_encoder).from_pretrained(PARTS / "text_encoder", dtype=torch.float32)
+            module.connectors = type(module.connectors).from_pretrained(PARTS / "connectors")
+    else:
+        kind: Any = type(video_vae.build() if part == "vae" else audio_vae.build())
+        module = kind.from_pretrained((FROZEN if (FROZEN / part).exists() else PARTS) / part)
+    return torch.nn.Module.float(module).eval().requires_grad_(requires_grad=False)
 
 
 def normalised(vae: Any, latents: Tensor) -> Tensor:
     """Video latents ``[B, C, F, h, w]`` with a spread of 1."""
     mean, std = video_statistics(vae, latents.device)
     return (latents - mean) / std
-
-
-def paths() -> list[Path]:
-    """What is frozen by now."""
-    return sorted(FROZEN.iterdir()) if FROZEN.exists() else []
 
 
 if __name__ == "__main__":

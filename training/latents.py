@@ -1,6 +1,6 @@
 """Clips of the world as latents, written once: encoding costs more than a step of the transformer.
 
-``python -m training.latents``: every size, or those that are missing.
+``python -m training.latents [SIZE …]``: these sizes or all of them, those that are missing.
 """
 
 import json
@@ -119,9 +119,8 @@ def _scene(told: dict[str, Any]) -> Scene:
 def main() -> None:
     """Encode what is missing."""
     LATENTS.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
     for size in SIZES:
-        if not size.path.exists():
+        if not size.path.exists() and (size.name in sys.argv or len(sys.argv) == 1):
             partial = size.path.with_suffix(".partial")
             torch.save(encode(size), partial)
             partial.replace(size.path)

@@ -63,4 +63,7 @@ def optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
         if weight.requires_grad:
             is_matrix = weight.ndim >= 2 and 1 < min(weight.flatten(1).shape) <= LARGEST
             (matrices if is_matrix and not any(part in name for part in NOT_MATRICES) else rest).append(weight)
-    return [Muon(matrices, rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+    found: list[torch.optim.Optimizer] = [Muon(matrices, rate)] if matrices else []
+    if rest:
+        found.append(torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0))
+    return found

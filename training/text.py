@@ -30,9 +30,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' %}"
     "{% for part in message.content %}"
     "{{ part if message.content is string else '<boi>' if part.type == 'image' else part.text }}"
-    "{% endfor %}{% endif %}{% endfor %}\nmodel\n"
+    "{% endfor %}{% endif %}{% endfor %}{{ '\\nmodel\\n' }}"
 )
-"""Without what the system says, which is longer than anything it was trained on."""
+"""Without what the system says, which is longer than anything it was trained on. What ends a block eats a new line."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

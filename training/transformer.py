@@ -19,7 +19,7 @@ from training import captions, frozen, latents, text
 from training.latents import Shelf
 from training.loop import Run
 
-STEPS = 12_000
+STEPS = 6000
 TOKENS = 2900
 """Of all clips of a step, about."""
 LAYERS = 5
@@ -236,4 +236,4 @@ def run(minutes: float, steps: int = STEPS) -> Run:
         for_audio = error(velocities[1], heard, batch.audio_mask)
         return for_video + 0.5 * for_audio, {"video": float(for_video.detach()), "audio": float(for_audio.detach())}
 
-    return Run("transformer", painter, loss, steps, rate=1e-3, minutes=minutes)
+    return Run("transformer", painter, loss, steps, rate=1e-3, fall=0.4, minutes=minutes)

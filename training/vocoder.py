@@ -9,7 +9,7 @@ from ltx2.model.mel import HOP, SAMPLE_RATE, log_mel, resample
 from training.audio_vae import sound
 from training.loop import Run
 
-STEPS = 6000
+STEPS = 3000
 RATE = 24_000
 SECONDS = 0.5
 WINDOWS = (256, 512, 1024, 2048)

@@ -86,12 +86,8 @@ class Denoiser:
         dtype = contexts.video.dtype
         video_sigma, audio_sigma = video.sigma(sigma), audio.sigma(sigma)
         with ExitStack() as hooks:
-            hooks.enter_context(
-                gate_timestep(transformer.av_cross_attn_video_a2v_gate, audio_sigma * self._gate_scale)
-            )
-            hooks.enter_context(
-                gate_timestep(transformer.av_cross_attn_audio_v2a_gate, video_sigma * self._gate_scale)
-            )
+            hooks.enter_context(gate_timestep(transformer.av_cross_attn_video_a2v_gate, audio_sigma * self._gate_scale))
+            hooks.enter_context(gate_timestep(transformer.av_cross_attn_audio_v2a_gate, video_sigma * self._gate_scale))
             if perturbation is not None:
                 hooks.enter_context(_keep_unperturbed(transformer, perturbation))
             velocity = transformer(
