@@ -181,7 +181,7 @@ def nothing(rng: np.random.Generator) -> Caption:
         return Caption("")
     words = DEFAULT_NEGATIVE_PROMPT.split(", ")
     first = 0 if rng.random() < 0.5 else int(rng.integers(len(words)))
-    return Caption(", ".join(words[first : first + int(rng.integers(2, 60))]))
+    return Caption(", ".join(words[first : first + int(rng.integers(2, 60 if rng.random() < 0.1 else 16))]))
 
 
 def caption(
