@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from ltx2.model.components import video_statistics
 from ltx2.model.mel import SAMPLE_RATE, log_mel
@@ -48,10 +49,12 @@ def freeze(part: str) -> None:
 
 
 def load(part: str) -> Any:
-    """A part that is done: ``vae``, ``audio_vae``, or ``reader``, a :class:`training.text.Reader`.
+    """A part that is done: ``vae``, ``audio_vae``, ``tokenizer``, or ``reader``, a :class:`training.text.Reader`.
 
     Of this machine's runs, or else as the repository has it.
     """
+    if part == "tokenizer":
+        return PreTrainedTokenizerFast.from_pretrained((RUNS if (RUNS / part).exists() else PARTS) / part)
     if part == "reader":
         module: Any = text.Reader()
         if (RUNS / "text.pt").exists():

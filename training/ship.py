@@ -35,7 +35,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in _modules():
         _save(module, folder / name)
-    text.tokenizer().save_pretrained(folder / "tokenizer")
+    words = frozen.load("tokenizer")
+    words.chat_template = text.CHAT_TEMPLATE
+    words.save_pretrained(folder / "tokenizer")
     Gemma3ImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(folder / "tokenizer")
     for name, run in (("distilled", distilled), ("glow", glow)):
         if (RUNS / f"{name}.pt").exists():

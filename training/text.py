@@ -35,8 +35,8 @@ CHAT_TEMPLATE = (
 """Without what the system says, which is longer than anything it was trained on. What ends a block eats a new line."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of lower-case captions; always the same."""
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of lower-case captions. Other captions make another one, so it is trained once, and kept."""
     rng = np.random.default_rng(2)
     texts = [captions.caption(Scene.draw(rng), rng).text for _ in range(20_000)]
     texts += [captions.nothing(rng).text for _ in range(500)]
@@ -158,9 +158,10 @@ class Reader(nn.Module):
 def run(minutes: float, steps: int = STEPS) -> Run:
     """Train them on captions alone."""
     torch.manual_seed(2)
-    reader, words = Reader(), tokenizer()
     RUNS.mkdir(exist_ok=True)
-    words.save_pretrained(RUNS / "tokenizer")
+    if not (RUNS / "tokenizer").exists():
+        train_tokenizer().save_pretrained(RUNS / "tokenizer")
+    reader, words = Reader(), PreTrainedTokenizerFast.from_pretrained(RUNS / "tokenizer")
 
     def tokens(texts: list[str]) -> Any:
         return words(texts, padding=True, max_length=TOKENS, truncation=True, return_tensors="pt")

@@ -20,7 +20,7 @@ from training import captions, frozen, latents, text
 from training.latents import Shelf
 from training.loop import Run
 
-STEPS = 6000
+STEPS = 4800
 TOKENS = 2900
 """Of all clips of a step, about."""
 LAYERS = 5
@@ -105,7 +105,7 @@ class Library:
 
     def __init__(self, transformer: Any) -> None:
         self.shelves = latents.shelves()
-        self.reader, self.words = frozen.load("reader"), text.tokenizer()
+        self.reader, self.words = frozen.load("reader"), frozen.load("tokenizer")
         self._rope, self._audio_rope = transformer.rope, transformer.audio_rope
 
     def draw(self, rng: np.random.Generator, dropped: float = 0.12) -> Batch:
